@@ -1,0 +1,46 @@
+# One target a job; the first call sets everything up in .venv. PYTHON chooses the interpreter that makes it.
+PYTHON ?= python3.11
+VENV   := .venv
+RUN    := $(VENV)/bin/python
+READY  := $(VENV)/ready
+
+.PHONY: setup test test-all lint demo demo-vtab reproduce-table clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo             eight adapters on real handwritten digits, and their table (minutes on 2 cores)"
+	@echo "make demo-vtab        eight adapters on VTAB-1k's dSprites tasks (hours on 2 cores; resumes)"
+	@echo "make reproduce-table  the paper's sweep: 19 tasks, 3 seeds, every adapter's grid; says what is missing"
+	@echo "make test             lint, types and the fast tests;  make test-all adds the slow ones and those on real data"
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+setup: $(READY)
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+test: lint
+	$(VENV)/bin/pytest
+
+test-all: lint
+	$(VENV)/bin/pytest -m "slow or not slow"
+
+demo: $(READY)
+	@$(RUN) -m pvera experiment=demo
+	@$(RUN) -m pvera.table results/demo --allow-limited --allow-dirty
+
+demo-vtab: $(READY)
+	@$(RUN) -m pvera experiment=offline_vtab
+	@$(RUN) -m pvera.table results/offline_vtab --allow-limited
+
+reproduce-table: $(READY)
+	@$(RUN) scripts/reproduce_table.py
+
+clean:
+	rm -rf $(VENV) results/demo .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -1,0 +1,15 @@
+import os
+from pathlib import Path
+
+import pytest
+
+import pvera  # noqa: F401  (before anything that imports torchvision)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real data and weights that are not in the repository; tests that ask for them carry the mark `data`."""
+    folder = Path(os.environ.get("PVERA_SHARED") or Path(__file__).parents[2] / "shared")
+    if not folder.is_dir():
+        pytest.skip(f"no folder {folder} (set PVERA_SHARED)")
+    return folder

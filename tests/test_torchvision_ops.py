@@ -1,0 +1,78 @@
+import importlib.machinery
+import subprocess
+import sys
+
+import pytest
+
+from pvera import torchvision_ops
+
+
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_importing_pvera_imports_neither_torch_nor_timm():
+    assert python("import sys, pvera; print([m for m in ('torch', 'torchvision', 'timm', 'numpy') if m in sys.modules])") == "[]"
+
+
+def test_torchvision_and_timm_import_in_a_fresh_interpreter():
+    code = "import pvera, torch, torchvision.ops, timm; print(torchvision.__version__, hasattr(torch.ops.torchvision, 'nms'))"
+    assert python(code).endswith(" True")
+
+
+def test_finder_steps_aside_after_the_first_import():
+    code = """
+import sys, pvera
+from pvera import torchvision_ops
+ours = lambda: sum(isinstance(finder, torchvision_ops._Finder) for finder in sys.meta_path)
+torchvision_ops.install()
+before = ours()
+import torchvision
+torchvision_ops.install()
+print(before, ours())
+"""
+    assert python(code) == "1 0"
+
+
+@pytest.mark.parametrize("healthy", [True, False])
+def test_operators_are_declared_only_where_the_library_does_not_load(monkeypatch, tmp_path, healthy):
+    import torch
+
+    loaded, declared = [], []
+
+    def load_library(path):
+        loaded.append(path)
+        if not healthy:
+            raise OSError("libcudart.so.13: cannot open shared object file")
+
+    class Library:
+        def __init__(self, namespace, kind):
+            assert (namespace, kind) == ("torchvision", "DEF")
+
+        def define(self, schema):
+            declared.append(schema)
+
+    monkeypatch.setattr(torch.ops, "load_library", load_library)
+    monkeypatch.setattr(torch.library, "Library", Library)
+    monkeypatch.setattr(torchvision_ops, "_libraries", [])
+    (tmp_path / "_C.so").touch()
+    torchvision_ops._declare_missing_operators(str(tmp_path))
+    assert loaded == [str(tmp_path / "_C.so")]
+    schemas = [f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor" for op in ("nms", "qnms")]
+    assert declared == ([] if healthy else schemas)
+    assert len(torchvision_ops._libraries) == (0 if healthy else 1)
+
+
+def test_only_torchvision_itself_is_looked_at(monkeypatch):
+    finder = torchvision_ops._Finder()
+    monkeypatch.setattr(torchvision_ops, "_declare_missing_operators", lambda path: pytest.fail(f"looked at {path}"))
+    assert finder.find_spec("torchvision.ops") is None
+    assert finder.find_spec("torch") is None
+
+
+def test_absent_torchvision_stays_an_import_error(monkeypatch):
+    finder = torchvision_ops._Finder()
+    monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
+    monkeypatch.setattr(importlib.machinery.PathFinder, "find_spec", lambda name, path=None: None)
+    assert finder.find_spec("torchvision") is None
+    assert finder not in sys.meta_path
