@@ -1,0 +1,126 @@
+"""The image-folder copy of VTAB-1k: `<root>/<task>/{train800,val200,train800val200,test}.txt`, one `path label` a line."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.source import Examples, Source, digest
+from data.tasks import SPLITS, Task
+from pvera.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_LIST = {split: f"{split}.txt" for split in SPLITS} | {"train1000": "train800val200.txt"}
+
+
+@dataclass
+class Folder(Source):
+    """Images in folders, with the lists that the popular copy has. Paths are relative to the task's folder and stay inside it."""
+
+    name: str = "folder"
+    root: str | None = None
+    """The folder that holds the tasks' folders."""
+
+    def check(self, task: Task) -> None:
+        lists = {split: self._entries(task, split) for split in SPLITS}
+        for split, entries in lists.items():
+            self._size(task, split, len(entries))
+        tested = {path for path, _ in lists["test"]}
+        for split in ("train800", "val200", "train1000"):
+            if shared := tested.intersection(path for path, _ in lists[split]):
+                raise UserError(f"{min(shared)} is in {_LIST[split]} and in test.txt of {self._folder(task)}: take it out of one of them")
+
+    def fingerprint(self, task: Task) -> str:
+        folder = self._folder(task)
+        return digest(*(hashlib.sha256(_read(folder / name)).hexdigest() for name in _LIST.values()))
+
+    def sizes_of(self, task: Task, split: str) -> tuple[int, ...]:
+        sizes = super().sizes_of(task, split)
+        return (*sizes, task.n_test_folder) if split == "test" and task.n_test_folder else sizes
+
+    def examples(self, task: Task, split: str) -> Examples:
+        import numpy as np
+
+        folder = self._folder(task)
+        entries = self._entries(task, split)
+
+        def read(positions: Sequence[int]) -> Iterator[Image.Image]:
+            from data.decode import decode
+
+            for position in positions:
+                path = folder / entries[position][0]
+                yield decode(_read(path), str(path), upright=True)
+
+        return Examples([path for path, _ in entries], np.array([label for _, label in entries], np.int64), read)
+
+    def _folder(self, task: Task) -> Path:
+        if self.root is None:
+            raise UserError("source=folder needs the folder that holds the tasks' folders: give source.root=DIR")
+        candidates = [Path(self.root).expanduser() / name for name in dict.fromkeys((task.name, task.folder))]
+        for candidate in candidates:
+            if candidate.is_dir():
+                return candidate
+        raise UserError(
+            f"no folder {' or '.join(map(str, candidates))} for the task {task.name}: put its images there or correct source.root"
+        )
+
+    def _entries(self, task: Task, split: str) -> list[tuple[str, int]]:
+        """The list of a split as (path, label), checked line by line; no image is opened."""
+        folder = self._folder(task)
+        source = folder / _LIST[split]
+        try:
+            lines = _read(source).decode().rstrip().splitlines()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{source} is not UTF-8 text (byte {error.start}): write it as lines `path label`") from error
+        if not lines:
+            raise UserError(f"{source} is empty: it must hold lines `path label`")
+        inside = _Inside(folder)
+        entries: dict[str, int] = {}
+        for number, line in enumerate(lines, start=1):
+            where = f"{source}, line {number}"
+            path, _, label = line.strip().rpartition(" ")
+            path = path.strip()
+            if not path:
+                raise UserError(f"{where}: {line!r} must be `path label`")
+            if not (label.isascii() and label.isdigit() and int(label) < task.classes):
+                raise UserError(f"{where}: the label must be a whole number in 0 .. {task.classes - 1}, found {label!r}")
+            if os.path.normpath(path) in entries:
+                raise UserError(f"{where}: {path} is listed twice, an image may be in a list only once")
+            if problem := inside.problem(path):
+                raise UserError(f"{where}: {path} {problem}")
+            entries[os.path.normpath(path)] = int(label)
+        return list(entries.items())
+
+
+class _Inside:
+    """Whether listed paths name files inside a folder, links followed. A directory is resolved once, not once for each of its files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.resolved = folder.resolve()
+        self.directories: dict[str, bool] = {}
+
+    def problem(self, path: str) -> str | None:
+        """What is wrong with the path, or None."""
+        if Path(path).is_absolute() or ".." in Path(path).parts:
+            return f"leaves the folder: paths must be relative to {self.folder} and stay inside it"
+        directory, name = os.path.split(path)
+        if directory not in self.directories:
+            self.directories[directory] = (self.resolved / directory).resolve().is_relative_to(self.resolved)
+        file = self.folder / directory / name
+        if not self.directories[directory] or (file.is_symlink() and not file.resolve().is_relative_to(self.resolved)):
+            return f"is a link out of {self.folder}: paths must stay inside it"
+        return None if file.is_file() else "is not a file: the copy is incomplete or the list is wrong"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error

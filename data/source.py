@@ -1,0 +1,151 @@
+"""What a source of images offers, and what all sources share. Importing it imports neither numpy nor torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.config_store import ConfigStore
+
+from data.resize import NORMALISATIONS, RULES
+from data.tasks import SPLITS, Task
+from pvera.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+
+@dataclass
+class Examples:
+    """The examples of one split, in order, not yet decoded."""
+
+    names: Sequence[str]
+    """(N) What the source calls each; unique within the task."""
+    labels: np.ndarray
+    """(N,) int64."""
+    read: Callable[[Sequence[int]], Iterable[Image.Image]]
+    """The images (mode RGB, native size) at the given ascending positions, in that order."""
+
+
+@dataclass
+class Split:
+    """One split of one task, ready for training."""
+
+    images: np.ndarray
+    """(N, S, S, 3) uint8."""
+    labels: np.ndarray
+    """(N,) int64, each in 0 .. classes - 1."""
+    membership: str
+    """sha256 (hex) of which examples these are, in which order, with which labels."""
+    limited: str | None
+    """Why this is not the whole official split; None if it is."""
+
+
+@dataclass
+class Source:
+    """Where the images of a task come from and how they become arrays. One subclass for each kind of place."""
+
+    name: str
+    resize: str = "pil_bilinear"
+    """pil_bilinear (the released code), tf_bilinear (the official VTAB) or short_side_crop."""
+    normalisation: str = "imagenet"
+    """imagenet, half, none, or backbone (the backbone's own); applied on the device."""
+    sizes: str = "exact"
+    """exact: every split has its official size; any: a cut serves too, and marks the run limited."""
+    test_limit: int | None = None
+    """Use the first so many images of the test split only; marks the run limited."""
+
+    def __post_init__(self) -> None:
+        self._choose("resize", tuple(RULES))
+        self._choose("normalisation", (*NORMALISATIONS, "backbone"))
+        self._choose("sizes", ("exact", "any"))
+        if self.test_limit is not None and self.test_limit < 1:
+            raise UserError(f"source.test_limit must be at least 1, found {self.test_limit}")
+
+    def _choose(self, field: str, choices: tuple[str, ...]) -> None:
+        if getattr(self, field) not in choices:
+            raise UserError(f"source.{field} must be one of {', '.join(choices)}, found {getattr(self, field)!r}")
+
+    def check(self, task: Task) -> None:
+        """Raises UserError, saying what is missing and how to get it, if this source cannot give this task. Decodes nothing."""
+        raise NotImplementedError
+
+    def fingerprint(self, task: Task) -> str:
+        """sha256 (hex) of what defines the examples and labels of this task here. Downloads and decodes nothing."""
+        raise NotImplementedError
+
+    def examples(self, task: Task, split: str) -> Examples:
+        """The examples of train800, val200, train1000 or test, images still undecoded. Raises UserError if they cannot be had."""
+        raise NotImplementedError
+
+    def sizes_of(self, task: Task, split: str) -> tuple[int, ...]:
+        """The sizes that this split officially has here."""
+        return ({"train800": 800, "val200": 200, "train1000": 1000, "test": task.n_test}[split],)
+
+    def load(self, task: Task, split: str, image_size: int) -> Split:
+        """The split, decoded and resized to image_size x image_size.
+
+        Raises UserError if the examples cannot be had, are not as many as they should be, or have a label or an image that will not do.
+        """
+        if split not in SPLITS:
+            raise UserError(f"no split {split!r}; choose from {', '.join(SPLITS)}")
+        examples = self.examples(task, split)
+        n, limited = self._size(task, split, len(examples.labels))
+        labels = examples.labels[:n]
+        if labels.min() < 0 or labels.max() >= task.classes:
+            raise UserError(f"{task.name}'s labels are 0 .. {task.classes - 1}, {split} has {labels.min()} .. {labels.max()}")
+        members = (f"{name}\t{label}\n" for name, label in zip(examples.names[:n], labels, strict=True))
+        membership = hashlib.sha256("".join(members).encode("utf-8", "surrogateescape")).hexdigest()
+        return Split(_resized(examples, n, image_size, self.resize), labels, membership, limited)
+
+    def _size(self, task: Task, split: str, found: int) -> tuple[int, str | None]:
+        """How many of the examples found are used, and why these are not the official split (None if they are)."""
+        official = self.sizes_of(task, split)
+        if found == 0 or (found not in official and self.sizes == "exact"):
+            raise UserError(
+                f"{task.name}'s {split} has {' or '.join(map(str, official))} images, source={self.name} found {found}"
+                + ("; source.sizes=any accepts a cut and marks the run limited" if found else "")
+            )
+        reasons = [] if found in official else [f"{split} has {found} images instead of {official[0]}"]
+        if split == "test" and self.test_limit is not None and self.test_limit < found:
+            return self.test_limit, "; ".join([*reasons, f"the first {self.test_limit} of {found} test images"])
+        return found, "; ".join(reasons) or None
+
+
+def digest(*parts: Any) -> str:
+    """sha256 (hex) of values that JSON can hold."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _resized(examples: Examples, n: int, size: int, rule: str) -> np.ndarray:
+    """The first n images, (n, size, size, 3) uint8, a contiguous part to each thread (PIL and zlib release the interpreter's lock)."""
+    import numpy as np
+
+    images = np.empty((n, size, size, 3), np.uint8)
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    def fill(part: int) -> None:
+        positions = range(n * part // threads, n * (part + 1) // threads)
+        for position, image in zip(positions, examples.read(positions), strict=True):
+            images[position] = RULES[rule](image, size)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(fill, range(threads)))
+    return images
+
+
+def register() -> None:
+    """Makes each source a choice of Hydra's group `source`."""
+    from data.folder import Folder
+    from data.offline import Offline
+    from data.tfds import Tfds
+
+    store = ConfigStore.instance()
+    for source in (Offline, Folder, Tfds):
+        store.store(group="source", name=source.name, node=source)

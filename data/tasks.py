@@ -1,0 +1,151 @@
+"""The table of tasks: VTAB-1k's 19, and what is offered beside them. Nothing else in the project lists tasks.
+
+Membership, sizes and label rules are those of google-research/task_adaptation; the image folders are those of NOAH's
+`get_vtab1k.py`. Nothing here imports numpy, torch or TensorFlow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+from pvera.errors import UserError
+
+GROUPS = ("natural", "specialized", "structured")
+SPLITS = ("train800", "val200", "train1000", "test")
+
+TASKS: dict[str, Task] = {}
+"""The 19 tasks of VTAB-1k by name, in the order of their publication."""
+EXTRA: dict[str, Task] = {}
+"""Tasks that are not VTAB-1k's, by the name that selects them (`task=extra/digits`)."""
+
+
+@dataclass
+class Task:
+    """One task. A split expression is what TFDS calls one: `train[:800]`, `test[50%:]`, joined by `+`."""
+
+    name: str
+    group: str
+    folder: str
+    """Its name in the image-folder copy."""
+    classes: int
+    n_test: int
+    """Exact number of images in the test split."""
+    val200: str
+    """Split expression."""
+    test: str
+    """Split expression."""
+    released_kl_weight: float
+    """1 / beta: what PVeRA's released code multiplies the KL term with."""
+    licence: str
+    disk_gb: float
+    """Room that the prepared TFDS data take, roughly."""
+    builder: str = ""
+    """TFDS builder, with its configuration after a slash; empty where TFDS has none."""
+    versions: str = ""
+    """Acceptable TFDS versions: patterns separated by blanks."""
+    label: str = "stored"
+    """How data/labels.py makes the label: as stored, or by the rule of this name."""
+    manual: bool = False
+    """The original data must be downloaded by hand."""
+    n_test_folder: int | None = None
+    """Size of the test split in the image-folder copy, where it is not n_test."""
+    train800: str = "train[:800]"
+    """Split expression."""
+    official1000: str = "train[:1000]"
+    """Split expression of the 1,000 that the official runner trains on (the first of trainval)."""
+
+    def __post_init__(self) -> None:
+        official = TASKS.get(self.name) or EXTRA.get(f"extra/{self.name}")
+        for field in fields(self) if official else ():
+            ours, asked = getattr(official, field.name), getattr(self, field.name)
+            if asked != ours:
+                raise UserError(f"task.{field.name} is {ours!r} for {self.name}, found {asked!r}: tasks are fixed, leave it out")
+
+    def expression(self, split: str, official_runner: bool = False) -> str:
+        """The split expression of train800, val200, train1000 (train800 followed by val200, or official1000) or test."""
+        if split == "train1000":
+            return self.official1000 if official_runner else f"{self.train800}+{self.val200}"
+        return {"train800": self.train800, "val200": self.val200, "test": self.test}[split]
+
+
+def find(name: str) -> Task:
+    """The task of this name; the image folder's name (`cifar`) and the selecting name (`extra/digits`) serve too.
+
+    Raises UserError, listing the names, if there is none.
+    """
+    for key, task in (TASKS | EXTRA).items():
+        if name in (key, task.name, task.folder):
+            return task
+    raise UserError(f"no task {name!r}; choose from {', '.join([*TASKS, *EXTRA])}")
+
+
+def register() -> None:
+    """Makes each task a choice of Hydra's group `task`."""
+    store = ConfigStore.instance()
+    for key, task in (TASKS | EXTRA).items():
+        group, _, name = f"task/{key}".rpartition("/")
+        store.store(group=group, name=name, node=task)
+
+
+_DSPRITES: dict[str, Any] = {
+    "builder": "dsprites", "versions": "2.*.*", "val200": "train[589824:590024]", "test": "train[663552:]", "n_test": 73_728,
+    "licence": "Apache-2.0", "disk_gb": 0.7,
+}  # fmt: skip
+_CLEVR: dict[str, Any] = {
+    "builder": "clevr", "versions": "3.*.*", "val200": "train[63000:63200]", "test": "validation", "n_test": 15_000,
+    "licence": "CC BY 4.0", "disk_gb": 18,
+}  # fmt: skip
+_SMALLNORB: dict[str, Any] = {
+    "builder": "smallnorb", "versions": "2.*.*", "val200": "test[:200]", "test": "test[50%:]", "n_test": 12_150,
+    "licence": "research only", "disk_gb": 0.25,
+}  # fmt: skip
+
+# fmt: off
+_NATURAL = [
+    Task("caltech101", "natural", "caltech101", 102, 6_084, "train[2754:2954]", "test", 1e-16, "CC BY 4.0", 0.14,
+         builder="caltech101", versions="3.*.*", n_test_folder=6_085),
+    Task("cifar100", "natural", "cifar", 100, 10_000, "train[45000:45200]", "test", 1e-6, "not stated", 0.14,
+         builder="cifar100", versions="3.*.*"),
+    Task("dtd", "natural", "dtd", 47, 1_880, "validation[:200]", "test", 1e-16, "research only", 0.6,
+         builder="dtd", versions="3.*.*"),
+    Task("oxford_flowers102", "natural", "oxford_flowers102", 102, 6_149, "validation[:200]", "test", 1e-8, "not stated", 0.35,
+         builder="oxford_flowers102", versions="2.*.*"),
+    # 4.0.0 (the only version that today's builder prepares) holds the same examples; it mends a few corrupt JPEG files.
+    Task("oxford_iiit_pet", "natural", "oxford_iiit_pet", 37, 3_669, "train[2944:3144]", "test", 1e-12, "CC BY-SA 4.0", 0.8,
+         builder="oxford_iiit_pet", versions="3.*.* 4.0.0"),
+    Task("svhn", "natural", "svhn", 10, 26_032, "train[65931:66131]", "test", 1e-8, "non-commercial", 1.1,
+         builder="svhn_cropped", versions="3.*.*"),
+    Task("sun397", "natural", "sun397", 397, 21_750, "validation[:200]", "test", 1e-12, "research only", 3,
+         builder="sun397/tfds", versions="4.*.*"),
+]
+_SPECIALIZED = [
+    Task("patch_camelyon", "specialized", "patch_camelyon", 2, 32_768, "validation[:200]", "test", 1e-6, "CC0 1.0", 7.6,
+         builder="patch_camelyon", versions="2.*.*"),
+    Task("eurosat", "specialized", "eurosat", 10, 5_400, "train[16200:16400]", "train[21600:]", 1e-6, "MIT", 0.1,
+         builder="eurosat/rgb", versions="2.*.*"),
+    Task("resisc45", "specialized", "resisc45", 45, 6_300, "train[18900:19100]", "train[25200:]", 1e-6, "not stated", 0.5,
+         builder="resisc45", versions="3.*.*", manual=True),
+    Task("diabetic_retinopathy", "specialized", "diabetic_retinopathy", 5, 42_670, "validation[:200]", "test", 1e-6,
+         "Kaggle competition rules", 1.7, builder="diabetic_retinopathy_detection/btgraham-300", versions="3.*.*", manual=True),
+]
+_STRUCTURED = [
+    Task("clevr_count", "structured", "clevr_count", 8, label="clevr_count", released_kl_weight=1e-6, **_CLEVR),
+    Task("clevr_dist", "structured", "clevr_dist", 6, label="clevr_dist", released_kl_weight=1e-8, **_CLEVR),
+    Task("dmlab", "structured", "dmlab", 6, 22_735, "validation[:200]", "test", 1e-16, "Apache-2.0", 3.3,
+         builder="dmlab", versions="2.*.*"),
+    Task("kitti", "structured", "kitti", 4, 711, "validation[:200]", "test", 1e-12, "CC BY-NC-SA 3.0", 5.7,
+         builder="kitti", versions="3.*.*", label="kitti"),
+    Task("dsprites_loc", "structured", "dsprites_loc", 16, label="dsprites_loc", released_kl_weight=1e-8, **_DSPRITES),
+    Task("dsprites_ori", "structured", "dsprites_ori", 16, label="dsprites_ori", released_kl_weight=1e-10, **_DSPRITES),
+    Task("smallnorb_azi", "structured", "smallnorb_azi", 18, label="smallnorb_azi", released_kl_weight=1e-6, **_SMALLNORB),
+    Task("smallnorb_ele", "structured", "smallnorb_ele", 9, label="smallnorb_ele", released_kl_weight=1e-6, **_SMALLNORB),
+]
+# fmt: on
+TASKS |= {task.name: task for task in _NATURAL + _SPECIALIZED + _STRUCTURED}
+EXTRA |= {
+    # scikit-learn's 1,797 digits in hash order (data/offline.py); no released figure: the KL weight is this project's own.
+    "extra/digits": Task("digits", "extra", "digits", 10, 797, "train[800:1000]", "train[1000:]", 1e-6, "CC BY 4.0", 0)
+}

