@@ -1,0 +1,153 @@
+"""What an adapter is: a dataclass that holds its hyper-parameters, says what is new at each site, and what the edit does there.
+
+The dataclass is configuration schema, documentation and implementation at once. It imports torch only inside its methods, so that
+the command line can list the adapters without it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from pvera.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+#: Linear layers of a timm block that a low-rank update can be added to.
+LINEAR_TARGETS = ("q", "k", "v", "proj", "fc1", "fc2")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place in one transformer block: which, how wide, and the frozen weights behind it.
+
+    `weight` (d_out, d_in) and `bias` (d_out,) are the frozen rows of the Linear that makes this target, None where it is no Linear.
+    """
+
+    block: int
+    target: str
+    d_in: int
+    d_out: int
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+
+
+def _distinct_indices(layers: Any) -> bool:
+    return isinstance(layers, list) and all(type(i) is int and i >= 0 for i in layers) and 0 < len(layers) == len(set(layers))
+
+
+@dataclass
+class Adapter:
+    """Base of all methods: a set of edits, one per site.
+
+    A subclass says where (`sites`), what is new there (`parts`), and what the edit makes of a frozen module's input x and output y
+    (`edit`). Everything that `parts` returns as a Parameter or Module is trained; nothing else is.
+
+    `grid` lists points, each the values of some hyper-parameters; the point with the lowest validation loss is taken. A value in it
+    counts only where the hyper-parameter itself is None: one that is set by hand is not searched. A field that bears the name of a
+    switch of the protocol takes its value from there unless it is set by hand.
+    """
+
+    name: str = "adapter"
+    lr: float | None = 1e-4
+    """AdamW's learning rate of the new parameters (the head has its own)."""
+    layers: list[int] | None = None
+    """Indices of the blocks to adapt; None is all."""
+    grid: list[dict[str, Any]] = field(default_factory=list)
+
+    #: Is every edit affine in x in evaluation mode, so that plain weights can hold it?
+    mergeable = True
+
+    def __post_init__(self) -> None:
+        own = type(self).__dataclass_fields__["name"].default
+        if self.name != own:
+            raise UserError(f"adapter.name is {self.name!r} but this adapter is {own!r}: choose another with adapter=NAME")
+        if self.layers is not None and not _distinct_indices(self.layers):
+            raise UserError(f"adapter.layers must be distinct block indices from 0, found {self.layers}")
+        searchable = sorted(f.name for f in fields(self) if "None" in str(f.type))
+        for point in self.grid:
+            if unknown := sorted(point.keys() - set(searchable)):
+                raise UserError(f"adapter.grid has {unknown[0]!r}, which {self.name} cannot search; it can search {', '.join(searchable)}")
+        self.positive("lr")
+        self.points()  # each passes the same checks
+
+    def positive(self, *names: str, whole: bool = False) -> None:
+        """Raises UserError unless each named hyper-parameter is a (whole) number above zero, or is None and searched over the grid."""
+        for name in names:
+            value = getattr(self, name)
+            if value is None and not (self.grid and all(name in point for point in self.grid)):
+                raise UserError(f"adapter.{name} is not set and adapter.grid has no value for it: set adapter.{name}")
+            number = type(value) is int or (type(value) is float and not whole)
+            if value is not None and not (number and 0 < value < float("inf")):
+                raise UserError(f"adapter.{name} must be a {'whole ' if whole else ''}number above 0, found {value!r}")
+
+    def points(self) -> list[tuple[dict[str, Any], Adapter]]:
+        """What is tried: (the searched values, the adapter with them set); one empty point if nothing is searched."""
+        return [(point, replace(self, **point, grid=[])) for point in self.searched()] or [({}, self)]
+
+    def searched(self) -> list[dict[str, Any]]:
+        """The grid as it is in force: without the hyper-parameters that are set by hand, each point once."""
+        points = [{key: value for key, value in point.items() if getattr(self, key) is None} for point in self.grid]
+        return [point for i, point in enumerate(points) if point and point not in points[:i]]
+
+    def sites(self) -> tuple[str, ...]:
+        """Targets in every block: q k v proj fc1 fc2 (Linears), act, attn, mlp, or norm2+mlp (the MLP together with its norm)."""
+        raise NotImplementedError
+
+    def shared(self, sites: list[Site], seed: int) -> Any:
+        """What all edits of one model share, made once before any of them (frozen projections); None if nothing."""
+        return None
+
+    def parts(self, site: Site, shared: Any) -> dict[str, nn.Parameter | nn.Module | Tensor | None]:
+        """What is new at a site, by attribute name. Parameters and Modules are trained; a Tensor is frozen and not saved.
+
+        Draws come from torch's global generator, which the injection has seeded with the run's seed.
+        """
+        raise NotImplementedError
+
+    def edit(self, new: Any, x: Tensor, y: Tensor) -> Tensor:
+        """The output (..., d_out) that should have come out, given the frozen module's input x (..., d_in) and output y (..., d_out).
+
+        `new` holds what `parts` made, as attributes, and `training`, `sampling` and `noise` (the generator of this model's draws).
+        """
+        raise NotImplementedError
+
+    def penalty(self, model: nn.Module) -> Tensor | float:
+        """What the last forward pass in training mode adds to the loss."""
+        return 0.0
+
+    def monitor(self, model: nn.Module) -> dict[str, float]:
+        """Figures of the last forward pass in training mode worth logging, by name."""
+        return {}
+
+
+@dataclass
+class LowRank(Adapter):
+    """Base of the methods that add `delta(x)` to the output of chosen Linear layers."""
+
+    rank: int | None = None
+    targets: list[str] = field(default_factory=lambda: ["q", "v"])
+    """Any of q, k, v, proj, fc1, fc2."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.positive("rank", whole=True)
+        if not self.targets or len(set(self.targets)) < len(self.targets) or not set(self.targets) <= set(LINEAR_TARGETS):
+            raise UserError(f"adapter.targets must be distinct and among {', '.join(LINEAR_TARGETS)}, found {self.targets}")
+
+    def sites(self) -> tuple[str, ...]:
+        return tuple(self.targets)
+
+    @property
+    def r(self) -> int:
+        """The rank, which must be set by now."""
+        assert self.rank is not None
+        return self.rank
+
+    def delta(self, new: Any, x: Tensor) -> Tensor:
+        """The update (..., d_out) for an input x (..., d_in)."""
+        raise NotImplementedError
+
+    def edit(self, new: Any, x: Tensor, y: Tensor) -> Tensor:
+        return y + self.delta(new, x)

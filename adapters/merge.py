@@ -1,0 +1,79 @@
+"""Merging: an adapted Linear whose edit is affine in x is a plain Linear with other weights.
+
+The merged weights are found by probing: f(0) is the bias and f(I) - f(0) the transposed weight, in float64. One rule serves every
+method, and it is the forward pass itself that is merged, not a second formula beside it.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from adapters.inject import Adapted, edits, sampling
+
+
+@contextmanager
+def merged(model: nn.Module) -> Iterator[nn.Module]:
+    """Swaps every adapted Linear for a plain one with the same outputs in evaluation (PVeRA: its mean), and swaps back.
+
+    The base weights are never touched, so the swap back is exact to the bit. Raises TypeError for a method that is not affine in x.
+    """
+    for edit in edits(model):
+        if not edit.adapter.mergeable:
+            raise TypeError(f"{edit.adapter.name} is not linear in its input, so no plain weights can hold it: it cannot be merged")
+    was_training = model.training
+    model.eval()
+    swapped: list[tuple[nn.Module, str, nn.Module]] = []
+
+    def swap(owner: nn.Module, name: str, module: nn.Module) -> None:
+        swapped.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, module)
+
+    try:
+        with torch.no_grad(), sampling(model, False), _no_autocast():
+            for owner, name, adapted in _adapted(model):
+                if isinstance(adapted.base, nn.Linear):
+                    swap(owner, name, _plain(_double(adapted), adapted.base))
+                else:  # a gain on the MLP's activation belongs to the columns of fc2, the layer that reads it
+                    gain, fc2 = _double(adapted.edit), _double(owner.fc2)
+                    swap(owner, "fc2", _plain(partial(_scaled, gain, fc2), owner.fc2))
+                    swap(owner, name, adapted.base)
+        yield model
+    finally:
+        for owner, name, module in reversed(swapped):
+            setattr(owner, name, module)
+        model.train(was_training)
+
+
+def _adapted(model: nn.Module) -> list[tuple[Any, str, Adapted]]:
+    return [(owner, name, child) for owner in model.modules() for name, child in owner.named_children() if isinstance(child, Adapted)]
+
+
+def _double(module: nn.Module) -> Callable[..., Tensor]:
+    """The module as a function in float64."""
+    tensors = {name: tensor.double() for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+    return lambda *inputs: functional_call(module, tensors, inputs)
+
+
+def _scaled(gain: Callable[..., Tensor], linear: Callable[..., Tensor], y: Tensor) -> Tensor:
+    return linear(gain(y, y))
+
+
+def _plain(function: Callable[[Tensor], Tensor], like: nn.Linear) -> nn.Linear:
+    """The Linear that computes an affine function of the same input as `like`, in its dtype and on its device."""
+    probe = torch.eye(like.in_features, dtype=torch.float64, device=like.weight.device)
+    bias = function(torch.zeros_like(probe[:1]))
+    weight = (function(probe) - bias).T
+    linear = nn.Linear(like.in_features, weight.shape[0], device="meta").to_empty(device=like.weight.device).to(like.weight.dtype)
+    linear.weight.copy_(weight)
+    linear.bias.copy_(bias[0])
+    return linear.requires_grad_(False).eval()
+
+
+def _no_autocast() -> Any:
+    """Probing is done in float64, also inside a bf16 region."""
+    return torch.autocast("cuda" if torch.is_autocast_enabled("cuda") else "cpu", enabled=False)

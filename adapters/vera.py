@@ -1,0 +1,97 @@
+"""VeRA (Kopiczko et al. 2023, arXiv 2310.11454): frozen random projections shared by all blocks, trained scaling vectors."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from adapters.base import LowRank, Site
+from pvera.errors import UserError
+
+PROJECTIONS = ("per_branch", "shared")
+FAN_INS = ("input", "second")
+
+
+@dataclass
+class VeRA(LowRank):
+    """q += scale (((x A) * d) B) * b, and likewise v; A, B frozen, d and b trained, b = 0 at the start."""
+
+    name: str = "vera"
+    rank: int | None = 256
+    lr: float | None = None
+    scale: float = 16.0
+    """Not divided by the rank."""
+    d_initial: float | None = 0.1
+    """Start of every element of d; None draws one U(1e-5, 1) scalar per vector, as the released code does."""
+    projections: str = "per_branch"
+    """per_branch: one pair A, B per target, shared by all blocks. shared: one largest pair, cut to every target, as in PEFT."""
+    fan_in: str = "input"
+    """Kaiming uniform's fan-in: the input dimension, or the matrix's second dimension (the released code)."""
+    dropout: float = 0.0
+    """Of x on its way into A."""
+    grid: list[dict[str, Any]] = field(default_factory=lambda: [{"lr": lr} for lr in (1e-3, 1e-4, 1e-5)])
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.positive("scale")
+        if self.d_initial is not None:
+            self.positive("d_initial")
+        for name, choices in (("projections", PROJECTIONS), ("fan_in", FAN_INS)):
+            if getattr(self, name) not in choices:
+                raise UserError(f"adapter.{name} must be one of {', '.join(choices)}, found {getattr(self, name)!r}")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"adapter.dropout must be in [0, 1), found {self.dropout}")
+
+    @property
+    def latent(self) -> int:
+        """Columns of A."""
+        return self.r
+
+    def shared(self, sites: list[Site], seed: int) -> Any:
+        """The projections by target, and numpy's generator for the scalars of d."""
+        import numpy as np
+
+        if self.projections == "shared":
+            pair = self._pair(max(s.d_in for s in sites), max(s.d_out for s in sites))
+            pairs = {site.target: pair for site in sites}
+        else:
+            pairs = {site.target: self._pair(site.d_in, site.d_out) for site in sites if site.block == sites[0].block}
+        device = sites[0].weight.device if sites[0].weight is not None else None
+        return {target: (a.to(device), b.to(device)) for target, (a, b) in pairs.items()}, np.random.RandomState(seed)
+
+    def _pair(self, d_in: int, d_out: int) -> tuple[Any, Any]:
+        """A (d_in, latent) and B (rank, d_out), Kaiming uniform with bound sqrt(6 / fan_in)."""
+        import torch
+
+        def draw(rows: int, columns: int) -> Any:
+            bound = (6 / (rows if self.fan_in == "input" else columns)) ** 0.5
+            return torch.empty(rows, columns).uniform_(-bound, bound)
+
+        return draw(d_in, self.latent), draw(self.r, d_out)
+
+    def parts(self, site: Site, shared: Any) -> dict:
+        import torch
+
+        pairs, scalars = shared
+        a, b = pairs[site.target]
+        d = scalars.uniform(1e-5, 1) if self.d_initial is None else self.d_initial
+        return {
+            "A": a[: site.d_in],
+            "B": b[:, : site.d_out],
+            "d": torch.nn.Parameter(torch.full((self.latent,), float(d))),
+            "b": torch.nn.Parameter(torch.zeros(site.d_out)),
+        }
+
+    def project(self, new: Any, x: Any) -> Any:
+        """(x A) * d, of shape (..., latent), after dropout of x in training mode."""
+        import torch
+
+        if new.training and self.dropout:
+            keep = torch.empty(x.shape, device=x.device).bernoulli_(1 - self.dropout, generator=new.noise)
+            x = x * (keep / (1 - self.dropout)).to(x.dtype)
+        return (x @ new.A) * new.d
+
+    def expand(self, new: Any, z: Any) -> Any:
+        """scale (z B) * b for a latent z (..., rank)."""
+        return (z @ new.B) * (self.scale * new.b)
+
+    def delta(self, new: Any, x: Any) -> Any:
+        return self.expand(new, self.project(new, x))

@@ -1,0 +1,55 @@
+"""`python -m pvera`: composes a run (or, with -m, a sweep of them), does it, and writes one row each."""
+
+import os
+import sys
+import traceback
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from pvera.config import MISTAKES, explain, register, to_run
+from pvera.run import Done, execute
+
+
+@hydra.main(version_base="1.3", config_path="pkg://configs", config_name="config")
+def job(cfg: DictConfig) -> Done | None:
+    """One run. In a sweep a failure is told at once, and the other runs go on."""
+    alone = HydraConfig.get().mode == RunMode.RUN
+    try:
+        done = execute(to_run(cfg))
+    except MISTAKES as error:
+        refuse(error)
+        return sys.exit(2) if alone else None
+    except Exception:
+        if alone:
+            raise
+        traceback.print_exc()
+        return None
+    if alone:
+        print(done.line())
+    return done
+
+
+def refuse(error: BaseException) -> None:
+    """Prints a user's mistake as one line."""
+    print(f"pvera: {explain(error)}", file=sys.stderr)
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 done, 1 some runs of a sweep failed, 2 a mistake in the request, 130 stopped."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on as they are: mistakes become one line, bugs keep their traceback
+    register()
+    try:
+        job()
+    except MISTAKES as error:
+        refuse(error)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("pvera: stopped; the same command goes on with what is missing", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What a sweep tells: runs are checked before the first starts, each result is a line with the time left, failures set the exit code."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import timedelta
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from pvera.config import MISTAKES, Run, explain, to_run
+from pvera.run import Done, row_path
+
+
+class Sweep(Callback):
+    """Hydra's callback of a multirun. Under a launcher with processes of its own, `on_job_end` runs in them and knows no totals."""
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[list[str], Run]] = []
+        self.done_before = self.ended = 0
+        self.start = time.monotonic()
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Composes and checks all runs, so that a wrong value in the last one stops the sweep before the first."""
+        loader = GlobalHydra.instance().config_loader()
+        params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+        try:
+            overrides = OverridesParser.create(config_loader=loader).parse_overrides([*params, *config.hydra.overrides.task])
+            for job in BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]:
+                run = to_run(loader.load_sweep_config(config, list(job)))
+                run.source.check(run.task)
+                self.runs.append((list(job), run))
+            self.done_before = sum(row_path(run).exists() for _, run in self.runs)
+        except MISTAKES as error:  # Hydra would turn an exception of a callback into a warning, but it lets an exit pass
+            print(f"pvera: {explain(error)}", file=sys.stderr)
+            sys.exit(2)
+        print(f"{len(self.runs)} runs: {self.done_before} done before, {len(self.runs) - self.done_before} to do", flush=True)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Prints the result of one run of a sweep, and the time left by the mean of those before."""
+        done = job_return._return_value
+        if not self.runs or not isinstance(done, Done) or not done.new:
+            return
+        self.ended += 1
+        to_do = len(self.runs) - self.done_before
+        left = (time.monotonic() - self.start) / self.ended * (to_do - self.ended)
+        eta = f", about {timedelta(seconds=round(left))} left" if self.ended < to_do else ""
+        print(f"[{self.done_before + self.ended}/{len(self.runs)}] {done.line()}{eta}", flush=True)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Names the runs that left no row; whoever started the sweep learns of them by the exit code too."""
+        missing = [job for job, run in self.runs if not row_path(run).exists()]
+        if missing:
+            print(f"pvera: {len(missing)} of {len(self.runs)} runs failed; the same command tries only these again:", file=sys.stderr)
+            for job in missing:
+                print(f"  {' '.join(job)}", file=sys.stderr)
+            sys.exit(1)
