@@ -92,8 +92,8 @@ class Run:
     """auto, cpu or cuda."""
     limited: str | None = None
     """Why this run is a shortened one (few epochs, small images, ...); it is written into the row and the table."""
-    lrs: dict[str, float] = field(default_factory=dict)
-    """Learning rates by adapter that an experiment's adapter.lr may refer to."""
+    by_adapter: dict[str, Any] = field(default_factory=dict)
+    """Values by adapter that an experiment's other settings may refer to."""
     results: str = "results/${name}"
     """Folder for rows."""
 
@@ -130,7 +130,7 @@ class Run:
 
     def to_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the run, as plain values; `from_dict` reads it."""
-        return {key: value for key, value in asdict(self).items() if key not in ("logger", "lrs")}
+        return {key: value for key, value in asdict(self).items() if key not in ("logger", "by_adapter")}
 
 
 def from_dict(saved: dict[str, Any]) -> Run:

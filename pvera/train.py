@@ -90,6 +90,8 @@ class Learner:
 
     def judge(self, loss: float, accuracy: float) -> None:
         """Keeps the weights of the lowest loss, and counts the epochs that did not improve on it by the margin."""
+        if not math.isfinite(loss):
+            raise UserError(f"the validation loss of {self.adapter.name} is {loss} in epoch {self.epochs}; lower adapter.lr")
         better = self.epochs == 1 or 100 * (self.reference - loss) > self.trainer.min_improvement * self.reference
         self.stale = 0 if better else self.stale + 1
         self.reference = loss if better else self.reference

@@ -87,7 +87,9 @@ def test_the_grids_are_the_protocols():
         "linear_probe": [{}], "ia3": [{}], "lora": ranks, "dora": ranks, "vera": lrs, "pvera": lrs,
         "adaptformer": reductions, "bottleneck": reductions,
     }  # fmt: skip
-    assert {name: method().lr for name, method in METHODS.items()} == dict.fromkeys(METHODS, 1e-4) | {"vera": None, "pvera": None}
+    assert {name: method().lr for name, method in METHODS.items()} == dict.fromkeys(METHODS, 1e-4) | dict.fromkeys(
+        ("vera", "pvera", "linear_probe")
+    )
     assert {(METHODS[n]().rank, METHODS[n]().scale) for n in ("vera", "pvera")} == {(256, 16.0)}
     assert {METHODS[n]().alpha for n in ("lora", "dora")} == {16.0}
 
