@@ -91,7 +91,7 @@ class Run:
     device: str = "auto"
     """auto, cpu or cuda."""
     limited: str | None = None
-    """Why this run is a shortened one (few epochs, small images, ...); it is written into the row and the table."""
+    """Why this run is a shortened one, in words for the row and the table; fewer epochs than the protocol's are noticed by themselves."""
     by_adapter: dict[str, Any] = field(default_factory=dict)
     """Values by adapter that an experiment's other settings may refer to."""
     results: str = "results/${name}"
@@ -112,6 +112,11 @@ class Run:
     def splits(self) -> list[str]:
         """The splits this run needs."""
         return ["train800", "val200", "test"] + (["train1000"] if self.protocol.retrain else [])
+
+    def shortened(self) -> list[str]:
+        """Why this run is no full one, by its settings; a cut of the data is the source's to say."""
+        short = self.trainer.epochs < Trainer.epochs
+        return [self.limited or f"at most {self.trainer.epochs} epochs"] if self.limited or short else []
 
     def settings(self) -> dict[str, Any]:
         """All that changes the numbers, and nothing else: what the digest is taken of."""
@@ -135,7 +140,8 @@ class Run:
 
 def from_dict(saved: dict[str, Any]) -> Run:
     """The run of a checkpoint. Raises UserError if it is not one that this version can build."""
-    kinds = {"adapter": methods(), "source": {source.name: source for source in sources.Source.__subclasses__()}}
+    named = {source.__dataclass_fields__["name"].default: source for source in sources.Source.__subclasses__()}
+    kinds: dict[str, dict[Any, Any]] = {"adapter": {**methods()}, "source": {**named}}
     try:
         parts: dict[str, Any] = {key: kind[saved[key]["name"]](**saved[key]) for key, kind in kinds.items()}
         parts["task"] = tasks.find(saved["task"]["name"])

@@ -106,10 +106,9 @@ def _train_and_test(run: Run, path: Path) -> results.Row:
         state = chosen.best_state
     checkpoint.load(chosen.model, state, "the trained model")
     probabilities = probabilities_of(chosen.model, data["test"].images)
-    tested = metrics(probabilities, data["test"].labels)
+    tested: dict[str, Any] = metrics(probabilities, data["test"].labels)
     adapter_params, head_params = count(chosen.model)
-    reasons = [run.limited] if run.limited else []
-    reasons += [reason for split in splits.values() if (reason := split.limited)]
+    reasons = run.shortened() + [split.limited for split in splits.values() if split.limited]
 
     results.save_probabilities(path, probabilities.numpy(), splits["test"].labels)
     saved = {"run": run.to_dict(), "chosen": points[best][0], "weights_sha256": run.backbone.weights_sha256()}
@@ -147,7 +146,9 @@ def rebuild(path: Path, root: str | None, device_name: str) -> tuple[Classifier,
     tensors, saved = checkpoint.read(path)
     run, weights = from_dict(saved["run"]), saved["weights_sha256"]
     if root is not None:
-        run.source = replace(run.source, root=root)
+        if not hasattr(run.source, "root"):
+            raise UserError(f"--root is for data in a folder; source={run.source.name} has none")
+        run.source.root = root
     here = run.backbone.weights_sha256()
     if here != weights:
         raise UserError(f"{path} is of another backbone: {run.backbone.name} had the weights {weights[:12]}, here it has {here[:12]}")

@@ -18,6 +18,18 @@ from pvera.config import MISTAKES, Run, explain, to_run
 from pvera.run import Done, row_path
 
 
+def jobs(config: DictConfig) -> list[list[str]]:
+    """The overrides of each run of a multirun's configuration, as Hydra's sweeper makes them."""
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    return BasicSweeper.split_arguments(parser.parse_overrides([*params, *config.hydra.overrides.task]), max_batch_size=None)[0]
+
+
+def compose(config: DictConfig, job: list[str]) -> Run:
+    """One run of a multirun's configuration."""
+    return to_run(GlobalHydra.instance().config_loader().load_sweep_config(config, job))
+
+
 class Sweep(Callback):
     """Hydra's callback of a multirun. Under a launcher with processes of its own, `on_job_end` runs in them and knows no totals."""
 
@@ -28,14 +40,11 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Composes and checks all runs, so that a wrong value in the last one stops the sweep before the first."""
-        loader = GlobalHydra.instance().config_loader()
-        params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
         try:
-            overrides = OverridesParser.create(config_loader=loader).parse_overrides([*params, *config.hydra.overrides.task])
-            for job in BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]:
-                run = to_run(loader.load_sweep_config(config, list(job)))
+            for job in jobs(config):
+                run = compose(config, job)
                 run.source.check(run.task)
-                self.runs.append((list(job), run))
+                self.runs.append((job, run))
             self.done_before = sum(row_path(run).exists() for _, run in self.runs)
         except MISTAKES as error:  # Hydra would turn an exception of a callback into a warning, but it lets an exit pass
             print(f"pvera: {explain(error)}", file=sys.stderr)

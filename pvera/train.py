@@ -55,7 +55,7 @@ class Learner:
     def __post_init__(self) -> None:
         head = list(self.model.head.parameters())
         new = [p for name, p in trainable(self.model) if not name.startswith("head.")]
-        groups = [{"params": head, "lr": self.trainer.head_lr}, {"params": new, "lr": self.adapter.lr}]
+        groups: list[dict[str, Any]] = [{"params": head, "lr": self.trainer.head_lr}, {"params": new, "lr": self.adapter.lr}]
         self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=self.trainer.weight_decay)
         self.order = torch.Generator().manual_seed(self.seed)
 

@@ -224,7 +224,16 @@ def test_a_sweep_is_checked_whole_before_its_first_run(tmp_path):
 
 
 def test_help_and_config_need_no_torch():
-    code = "import sys; sys.argv = ['pvera', {!r}]\nfrom pvera.__main__ import main\ntry:\n    main()\nexcept SystemExit:\n    pass\nprint('torch' in sys.modules)"
+    code = """
+import sys
+sys.argv = ["pvera", {!r}]
+from pvera.__main__ import main
+try:
+    main()
+except SystemExit:
+    pass
+print("torch" in sys.modules)
+"""
     for flag in ("--help", "--cfg=job"):
         done = subprocess.run([sys.executable, "-c", code.format(flag)], capture_output=True, text=True)
         assert done.stdout.endswith("False\n"), done.stderr
