@@ -216,6 +216,17 @@ def results_exist(folder: Path) -> bool:
     return any(path.is_file() for path in folder.rglob("*"))
 
 
+@pytest.mark.data
+def test_the_caltech_cut_trains_from_its_folder_and_is_marked(shared, tmp_path):
+    words = ["task=caltech101", "source=folder", f"source.root={shared / 'data'}", "source.sizes=any", "adapter=linear_probe"]
+    words += ["backbone=test_vit", "trainer.epochs=1", "image_size=32", f"results={tmp_path}"]
+    row = results.read(execute(to_run(compose("config", overrides=words))).path)
+    assert (row.n_train, row.n_val, row.n_test) == (1000, 200, 1000)
+    assert row.limited
+    assert "test has 1000 images instead of 6084" in "; ".join(row.limited_reasons)
+    assert row.val_loss < row.first_loss
+
+
 def test_a_sweep_is_checked_whole_before_its_first_run(tmp_path):
     done = command("-m", *TINY, "adapter=lora", "adapter.rank=4,0", f"results={tmp_path}")
     assert done.returncode == 2
@@ -237,6 +248,12 @@ print("torch" in sys.modules)
     for flag in ("--help", "--cfg=job"):
         done = subprocess.run([sys.executable, "-c", code.format(flag)], capture_output=True, text=True)
         assert done.stdout.endswith("False\n"), done.stderr
+
+
+def test_a_shortened_run_says_so_by_itself():
+    assert make("adapter=ia3", "trainer.epochs=7").shortened() == ["at most 7 epochs"]
+    assert make("adapter=ia3", "trainer.epochs=500").shortened() == []
+    assert make("adapter=ia3", "trainer.epochs=7", "limited=a sketch").shortened() == ["a sketch"]
 
 
 def test_the_row_is_whole_json_with_the_fields_of_the_schema(done):
