@@ -15,6 +15,7 @@ from pvera.config import Protocol, Trainer
 from pvera.errors import UserError
 from pvera.evaluate import logits_of
 from pvera.model import Classifier, trainable
+from pvera.pack import pack
 
 
 class Data:
@@ -63,24 +64,15 @@ class Learner:
     def finished(self) -> bool:
         return self.stale >= self.trainer.patience
 
-    def train_epoch(self, data: Data, progress: Callable[[int], object]) -> dict[str, float]:
-        """One pass over the data; returns the mean of each part of the loss, and what the adapter monitors at the end."""
-        self.model.train()
+    def next_order(self, images: int) -> Tensor:
+        """Begins an epoch: the indices (images,) in the order of this learner's own stream."""
         self.epochs += 1
-        order = torch.randperm(len(data), generator=self.order) if self.protocol.shuffle else torch.arange(len(data))
-        sums = torch.zeros(2, device=data.labels.device)  # kept on the device: reading them each step would wait for it
-        for batch in order.to(data.labels.device).split(self.trainer.batch_size):
-            classification = cross_entropy(self.model(data.images[batch]), data.labels[batch], self.protocol.double_softmax)
-            penalty = self.adapter.penalty(self.model)
-            self.optimizer.zero_grad(set_to_none=True)
-            (classification + penalty).backward()
-            self.optimizer.step()
-            sums += torch.stack([classification.detach(), torch.as_tensor(penalty).detach().to(sums.device)]) * len(batch)
-            progress(len(batch))
-        losses = dict(zip(("cross_entropy", "penalty"), (sums / len(data)).tolist(), strict=True))
-        if not all(math.isfinite(value) for value in losses.values()):
-            raise UserError(f"the training loss of {self.adapter.name} is not finite in epoch {self.epochs}: {losses}; lower adapter.lr")
-        return losses | self.adapter.monitor(self.model)
+        return torch.randperm(images, generator=self.order) if self.protocol.shuffle else torch.arange(images)
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Classification loss and penalty, (2,), of the pass that gave these logits."""
+        classification = cross_entropy(logits, labels, self.protocol.double_softmax)
+        return torch.stack([classification, torch.as_tensor(self.adapter.penalty(self.model), device=logits.device)])
 
     def validation(self, data: Data) -> tuple[float, float]:
         """Validation loss (of the protocol's kind) and accuracy."""
@@ -100,6 +92,36 @@ class Learner:
             self.best_state = {name: p.detach().clone() for name, p in trainable(self.model)}
 
 
+def train_epoch(learners: list[Learner], data: Data, progress: Callable[[int], object]) -> list[dict[str, float]]:
+    """One epoch of several learners in one pass of the frozen backbone over all their batches, each in its own order.
+
+    Returns for each learner the mean of each part of the loss, and what its adapter monitors at the end.
+    """
+    model = pack([learner.model for learner in learners]).train()
+    device, size = data.labels.device, learners[0].trainer.batch_size
+    orders = [learner.next_order(len(data)).to(device).split(size) for learner in learners]
+    sums = torch.zeros(len(learners), 2, device=device)  # kept on the device: reading them each step would wait for it
+    for batches in zip(*orders, strict=True):
+        index = torch.cat(batches)
+        outputs = zip(learners, model(data.images[index]).chunk(len(learners)), data.labels[index].chunk(len(learners)), strict=True)
+        losses = torch.stack([learner.losses(logits, labels) for learner, logits, labels in outputs])
+        for learner in learners:
+            learner.optimizer.zero_grad(set_to_none=True)
+        losses.sum().backward()  # no learner's loss depends on another's parameters
+        for learner in learners:
+            learner.optimizer.step()
+        sums += losses.detach() * len(batches[0])
+        progress(len(index))
+    figures = []
+    for learner, means in zip(learners, (sums / len(data)).tolist(), strict=True):
+        named = dict(zip(("cross_entropy", "penalty"), means, strict=True))
+        if not all(math.isfinite(value) for value in means):
+            name = learner.adapter.name
+            raise UserError(f"the training loss of {name} is not finite in epoch {learner.epochs}: {named}; lower adapter.lr")
+        figures.append(named | learner.adapter.monitor(learner.model))
+    return figures
+
+
 def fit(learners: list[Learner], train: Data, val: Data, report: Callable[[int, dict[str, float]], object], title: str) -> None:
     """Trains the grid points of one run until each is stale (or all are, under `stop_together`) or the epochs are used up.
 
@@ -113,8 +135,8 @@ def fit(learners: list[Learner], train: Data, val: Data, report: Callable[[int, 
             alive = [learner for learner in learners if not learner.finished]
             if not alive:
                 break
-            for learner in learners if together else alive:
-                figures = learner.train_epoch(train, bar.update)
+            going = learners if together else alive
+            for learner, figures in zip(going, train_epoch(going, train, bar.update), strict=True):
                 loss, accuracy = learner.validation(val)
                 learner.judge(loss, accuracy)
                 report(learners.index(learner), {"epoch": learner.epochs, **figures, "val_loss": loss, "val_acc": accuracy})
@@ -125,7 +147,7 @@ def refit(learner: Learner, train: Data, epochs: int, title: str) -> None:
     """Trains for a fixed number of epochs, looking at no validation data."""
     with _bar(epochs * len(train), title) as bar:
         for _ in range(epochs):
-            learner.train_epoch(train, bar.update)
+            train_epoch([learner], train, bar.update)
 
 
 def _bar(images: int, title: str) -> Any:
