@@ -90,6 +90,8 @@ class Run:
     """fp32, or bf16: frozen weights and activations in bf16, trained parameters and optimizer in fp32."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    pack: int | None = None
+    """How many grid points ride one pass of the frozen backbone at most; null: as many as there is memory for, 1: none together."""
     limited: str | None = None
     """Why this run is a shortened one, in words for the row and the table; fewer epochs than the protocol's are noticed by themselves."""
     by_adapter: dict[str, Any] = field(default_factory=dict)
@@ -101,6 +103,8 @@ class Run:
         for name, choices in (("precision", ("fp32", "bf16")), ("device", ("auto", "cpu", "cuda"))):
             if getattr(self, name) not in choices:
                 raise UserError(f"{name} must be one of {', '.join(choices)}, found {getattr(self, name)!r}")
+        if self.pack is not None and self.pack < 1:
+            raise UserError(f"pack must be at least 1, or null to choose by memory, found {self.pack}")
         if self.seed < 0:
             raise UserError(f"seed must be at least 0, found {self.seed}")
 

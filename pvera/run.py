@@ -95,7 +95,7 @@ def _train_and_test(run: Run, path: Path) -> results.Row:
         point = ",".join(f"{key}={value}" for key, value in points[index][0].items())
         run.logger.epoch({f"{point}/{key}" if several and key != "epoch" else key: value for key, value in figures.items()})
 
-    train.fit(learners, data["train800"], data["val200"], report, title)
+    train.fit(learners, data["train800"], data["val200"], report, title, run.pack)
     best = min(range(len(points)), key=lambda i: learners[i].best_loss)
     chosen = learners[best]
     if run.protocol.retrain:

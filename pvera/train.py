@@ -11,6 +11,8 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from adapters.base import Adapter
+from adapters.inject import edits
+from pvera import resources
 from pvera.config import Protocol, Trainer
 from pvera.errors import UserError
 from pvera.evaluate import logits_of
@@ -92,6 +94,23 @@ class Learner:
             self.best_state = {name: p.detach().clone() for name, p in trainable(self.model)}
 
 
+def fitting(learners: list[Learner], data: Data, share: float = 0.8) -> int:
+    """How many learners one pass has memory for, by what a step of the first one takes; the streams of its draws are put back."""
+    if len(learners) == 1:
+        return 1
+    first, device = learners[0], data.labels.device
+    noise = [(edit.noise, edit.noise.get_state()) for edit in edits(first.model)]
+    batch = slice(0, first.trainer.batch_size)
+    before = resources.memory(device)
+    resources.reset_peak_memory(device)
+    first.losses(first.model.train()(data.images[batch]), data.labels[batch]).sum().backward()
+    step = max(1, resources.peak_memory(device) - before)
+    first.optimizer.zero_grad(set_to_none=True)
+    for generator, state in noise:
+        generator.set_state(state)
+    return max(1, min(len(learners), int(share * resources.free_memory(device) / step)))
+
+
 def train_epoch(learners: list[Learner], data: Data, progress: Callable[[int], object]) -> list[dict[str, float]]:
     """One epoch of several learners in one pass of the frozen backbone over all their batches, each in its own order.
 
@@ -122,11 +141,15 @@ def train_epoch(learners: list[Learner], data: Data, progress: Callable[[int], o
     return figures
 
 
-def fit(learners: list[Learner], train: Data, val: Data, report: Callable[[int, dict[str, float]], object], title: str) -> None:
+def fit(
+    learners: list[Learner], train: Data, val: Data, report: Callable[[int, dict[str, float]], object], title: str, pack: int | None = None
+) -> None:
     """Trains the grid points of one run until each is stale (or all are, under `stop_together`) or the epochs are used up.
 
-    `report(index, figures)` is called for each point after each of its epochs.
+    At most `pack` of them ride one pass of the backbone, None: as many as fit into memory. `report(index, figures)` is called for each
+    point after each of its epochs.
     """
+    together_at_most = pack or fitting(learners, train)
     trainer, together = learners[0].trainer, learners[0].protocol.stop_together
     with _bar(trainer.epochs * len(learners) * len(train), title) as bar:
         for learner in learners:
@@ -136,7 +159,9 @@ def fit(learners: list[Learner], train: Data, val: Data, report: Callable[[int, 
             if not alive:
                 break
             going = learners if together else alive
-            for learner, figures in zip(going, train_epoch(going, train, bar.update), strict=True):
+            packs = [going[i : i + together_at_most] for i in range(0, len(going), together_at_most)]
+            trained = [figures for members in packs for figures in train_epoch(members, train, bar.update)]
+            for learner, figures in zip(going, trained, strict=True):
                 loss, accuracy = learner.validation(val)
                 learner.judge(loss, accuracy)
                 report(learners.index(learner), {"epoch": learner.epochs, **figures, "val_loss": loss, "val_acc": accuracy})

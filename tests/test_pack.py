@@ -6,10 +6,11 @@ import models
 import pytest
 import torch
 
+from pvera import resources
 from pvera.config import Protocol, Trainer
 from pvera.model import trainable
 from pvera.pack import pack
-from pvera.train import Data, Learner, fit, train_epoch
+from pvera.train import Data, Learner, fit, fitting, train_epoch
 
 PROTOCOLS = {"corrected": Protocol(), "released": Protocol(double_softmax=True, shuffle=False, stop_together=True)}
 
@@ -84,3 +85,28 @@ def test_training_the_pack_trains_the_models_and_copies_no_weight():
     packed = pack([learner.model for learner in group])
     mine = {id(p) for learner in group for p in learner.model.parameters()}
     assert {id(p) for p in packed.parameters()} == mine
+
+
+def test_the_trial_step_that_measures_memory_leaves_no_trace(monkeypatch):
+    def trained(pack):
+        group = learners("pvera-corrected", Protocol(), epochs=2)
+        fit(group, data(), data(6), lambda *_: None, "", pack)
+        return [learner.best_loss for learner in group]
+
+    assert trained(None) == trained(3)
+
+
+@pytest.mark.parametrize(("free", "expected"), [(10**15, 3), (0, 1)])
+def test_as_many_ride_together_as_memory_has_room_for(monkeypatch, free, expected):
+    monkeypatch.setattr(resources, "free_memory", lambda device: free)
+    assert fitting(learners("lora-corrected", Protocol()), data()) == expected
+
+
+@pytest.mark.parametrize("pack", [1, 2])
+def test_smaller_packs_train_the_same(pack):
+    def trained(pack):
+        group = learners("vera-corrected", Protocol(), epochs=2)
+        fit(group, data(), data(6), lambda *_: None, "", pack)
+        return [learner.best_loss for learner in group]
+
+    assert trained(pack) == pytest.approx(trained(3), abs=1e-5)
