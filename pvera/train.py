@@ -15,19 +15,28 @@ from adapters.inject import edits
 from pvera import resources
 from pvera.config import Protocol, Trainer
 from pvera.errors import UserError
-from pvera.evaluate import logits_of
+from pvera.evaluate import EVAL_BATCH, logits_of
 from pvera.model import Classifier, trainable
 from pvera.pack import pack
 
 
 class Data:
-    """Images (N, S, S, 3) uint8 and labels (N,) of one split, on the device."""
+    """Images (N, S, S, 3) uint8, or features (N, width), and labels (N,) of one split, on the device."""
 
     def __init__(self, images: Any, labels: Any, device: torch.device) -> None:
         self.images, self.labels = torch.as_tensor(images).to(device), torch.as_tensor(labels).to(device)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def frozen_work_done(model: Classifier, data: Data) -> Data:
+    """The data as the model trains on it: where nothing in the backbone trains (linear probe), its features, computed once."""
+    if any(True for _ in edits(model)):
+        return data
+    with torch.no_grad():
+        features = torch.cat([model.eval().features(images) for images in data.images.split(EVAL_BATCH)])
+    return Data(features, data.labels, data.labels.device)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, double_softmax: bool) -> Tensor:
@@ -149,6 +158,7 @@ def fit(
     At most `pack` of them ride one pass of the backbone, None: as many as fit into memory. `report(index, figures)` is called for each
     point after each of its epochs.
     """
+    train, val = (frozen_work_done(learners[0].model, data) for data in (train, val))
     together_at_most = pack or fitting(learners, train)
     trainer, together = learners[0].trainer, learners[0].protocol.stop_together
     with _bar(trainer.epochs * len(learners) * len(train), title) as bar:
@@ -170,6 +180,7 @@ def fit(
 
 def refit(learner: Learner, train: Data, epochs: int, title: str) -> None:
     """Trains for a fixed number of epochs, looking at no validation data."""
+    train = frozen_work_done(learner.model, train)
     with _bar(epochs * len(train), title) as bar:
         for _ in range(epochs):
             train_epoch([learner], train, bar.update)

@@ -1,4 +1,4 @@
-"""A packed run is the run trained alone: same streams, same losses, same gradients."""
+"""A packed run is the run trained alone: same streams, same losses, same gradients. Frozen work is done once."""
 
 from dataclasses import replace
 
@@ -110,3 +110,22 @@ def test_smaller_packs_train_the_same(pack):
         return [learner.best_loss for learner in group]
 
     assert trained(pack) == pytest.approx(trained(3), abs=1e-5)
+
+
+def test_linear_probe_runs_the_backbone_once_an_image_and_trains_the_same():
+    def trained(cached: bool):
+        [learner] = learners("linear_probe-corrected", Protocol(), count=1)
+        seen = []
+        learner.model.backbone.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+        if cached:
+            fit([learner], data(), data(6), lambda *_: None, "")
+        else:
+            for _ in range(learner.trainer.epochs):
+                train_epoch([learner], data(), lambda _: None)
+                learner.judge(*learner.validation(data(6)))
+        return learner, sum(seen)
+
+    (cached, once), (plain, always) = trained(True), trained(False)
+    assert once == 10 + 6
+    assert always == 4 * (10 + 6)
+    assert cached.best_loss == pytest.approx(plain.best_loss, abs=1e-5)
