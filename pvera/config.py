@@ -83,7 +83,8 @@ class Run:
     protocol: Protocol = MISSING
     trainer: Trainer = MISSING
     logger: loggers.Logger = MISSING
-    seed: int = 0
+    seed: Any = 0
+    """A number, or a list of them: runs that differ in it alone are trained in one pack and leave a row each."""
     image_size: int = 224
     """Pixels; images are resized to a square."""
     precision: str = "fp32"
@@ -105,8 +106,8 @@ class Run:
                 raise UserError(f"{name} must be one of {', '.join(choices)}, found {getattr(self, name)!r}")
         if self.pack is not None and self.pack < 1:
             raise UserError(f"pack must be at least 1, or null to choose by memory, found {self.pack}")
-        if self.seed < 0:
-            raise UserError(f"seed must be at least 0, found {self.seed}")
+        if type(self.seed) is not int or self.seed < 0:
+            raise UserError(f"seed must be a whole number of at least 0, or a list of such, found {self.seed!r}")
 
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation per channel of pixels in [0, 1]."""
@@ -156,17 +157,26 @@ def from_dict(saved: dict[str, Any]) -> Run:
         raise UserError(f"the checkpoint's run is not one that this version can build: {error}") from None
 
 
-def to_run(cfg: DictConfig) -> Run:
-    """The checked dataclasses of a composed configuration. Raises UserError for a key that was added (`+key=value`): none is read."""
+def to_runs(cfg: DictConfig) -> list[Run]:
+    """The checked dataclasses of a composed configuration, one for each seed.
+
+    Raises UserError for a key that was added (`+key=value`), since nothing reads it, and for a seed that is listed twice.
+    """
     cfg = cfg.copy()
     with open_dict(cfg):
         cfg.pop("hydra", None)  # there in a sweep's composed runs, and never complete
-    run = cast(Run, OmegaConf.to_object(cfg))
-    for name, part in {"": run, **vars(run)}.items():
-        known = {f.name for f in fields(part)} if is_dataclass(part) else set()
-        if known and (added := sorted(key for key in vars(part).keys() - known if not key.startswith("_"))):
-            raise UserError(f"{f'{name}.' if name else ''}{added[0]} is no setting; there are {', '.join(sorted(known))}")
-    return run
+    seeds = list(cfg.seed) if OmegaConf.is_list(cfg.seed) else [cfg.seed]
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"seed must be a number or a list of different ones, found {seeds}")
+    runs = []
+    for cfg.seed in seeds:
+        run = cast(Run, OmegaConf.to_object(cfg))
+        for name, part in {"": run, **vars(run)}.items():
+            known = {f.name for f in fields(part)} if is_dataclass(part) else set()
+            if known and (added := sorted(key for key in vars(part).keys() - known if not key.startswith("_"))):
+                raise UserError(f"{f'{name}.' if name else ''}{added[0]} is no setting; there are {', '.join(sorted(known))}")
+        runs.append(run)
+    return runs
 
 
 def explain(error: BaseException) -> str:

@@ -14,7 +14,6 @@ from adapters.base import Adapter
 from adapters.inject import edits
 from pvera import resources
 from pvera.config import Protocol, Trainer
-from pvera.errors import UserError
 from pvera.evaluate import EVAL_BATCH, logits_of
 from pvera.model import Classifier, trainable
 from pvera.pack import pack
@@ -63,6 +62,8 @@ class Learner:
     """Epochs since the validation loss last improved by the required margin."""
     reference: float = float("inf")
     """The validation loss that an epoch has to improve on by that margin."""
+    failure: str | None = None
+    """Why this learner cannot go on."""
 
     def __post_init__(self) -> None:
         head = list(self.model.head.parameters())
@@ -73,7 +74,13 @@ class Learner:
 
     @property
     def finished(self) -> bool:
-        return self.stale >= self.trainer.patience
+        return self.failure is not None or self.stale >= self.trainer.patience
+
+    def fail(self, what: str, value: object) -> None:
+        """Ends this learner: a figure is not finite."""
+        self.failure = (
+            f"the {what} of {self.adapter.name} (seed {self.seed}) is not finite in epoch {self.epochs}: {value}; lower adapter.lr"
+        )
 
     def next_order(self, images: int) -> Tensor:
         """Begins an epoch: the indices (images,) in the order of this learner's own stream."""
@@ -94,7 +101,8 @@ class Learner:
     def judge(self, loss: float, accuracy: float) -> None:
         """Keeps the weights of the lowest loss, and counts the epochs that did not improve on it by the margin."""
         if not math.isfinite(loss):
-            raise UserError(f"the validation loss of {self.adapter.name} is {loss} in epoch {self.epochs}; lower adapter.lr")
+            self.fail("validation loss", loss)
+            return
         better = self.epochs == 1 or 100 * (self.reference - loss) > self.trainer.min_improvement * self.reference
         self.stale = 0 if better else self.stale + 1
         self.reference = loss if better else self.reference
@@ -142,48 +150,58 @@ def train_epoch(learners: list[Learner], data: Data, progress: Callable[[int], o
         progress(len(index))
     figures = []
     for learner, means in zip(learners, (sums / len(data)).tolist(), strict=True):
-        named = dict(zip(("cross_entropy", "penalty"), means, strict=True))
+        losses_by_name = dict(zip(("cross_entropy", "penalty"), means, strict=True))
         if not all(math.isfinite(value) for value in means):
-            name = learner.adapter.name
-            raise UserError(f"the training loss of {name} is not finite in epoch {learner.epochs}: {named}; lower adapter.lr")
-        figures.append(named | learner.adapter.monitor(learner.model))
+            learner.fail("training loss", losses_by_name)
+        figures.append(losses_by_name | learner.adapter.monitor(learner.model))
     return figures
 
 
 def fit(
-    learners: list[Learner], train: Data, val: Data, report: Callable[[int, dict[str, float]], object], title: str, pack: int | None = None
-) -> None:
-    """Trains the grid points of one run until each is stale (or all are, under `stop_together`) or the epochs are used up.
+    groups: list[list[Learner]], train: Data, val: Data, report: Callable[[int, int, dict[str, float]], object], title: str,
+    pack: int | None = None,
+) -> None:  # fmt: skip
+    """Trains runs, each a list of its grid points, until a point is stale (or all of its run, under `stop_together`) or epochs are used up.
 
-    At most `pack` of them ride one pass of the backbone, None: as many as fit into memory. `report(index, figures)` is called for each
-    point after each of its epochs.
+    At most `pack` points ride one pass of the backbone, None: as many as fit into memory. `report(run, point, figures)` is called for
+    each after each of its epochs. A learner whose loss is not finite ends alone, with its failure noted.
     """
-    train, val = (frozen_work_done(learners[0].model, data) for data in (train, val))
-    together_at_most = pack or fitting(learners, train)
+    learners = [learner for group in groups for learner in group]
     trainer, together = learners[0].trainer, learners[0].protocol.stop_together
+    train, val = (frozen_work_done(learners[0].model, data) for data in (train, val))
+    size = pack or fitting(learners, train)
+    places = {id(learner): (run, point) for run, group in enumerate(groups) for point, learner in enumerate(group)}
     with _bar(trainer.epochs * len(learners) * len(train), title) as bar:
         for learner in learners:
             learner.first_loss, _ = learner.validation(val)
         for _ in range(trainer.epochs):
-            alive = [learner for learner in learners if not learner.finished]
-            if not alive:
+            alive = [group for group in groups if any(not learner.finished for learner in group)]
+            going = [learner for group in alive for learner in group if not (learner.failure if together else learner.finished)]
+            if not going:
                 break
-            going = learners if together else alive
-            packs = [going[i : i + together_at_most] for i in range(0, len(going), together_at_most)]
-            trained = [figures for members in packs for figures in train_epoch(members, train, bar.update)]
-            for learner, figures in zip(going, trained, strict=True):
+            for learner, figures in zip(going, _in_packs(going, size, train, bar.update), strict=True):
+                if learner.failure:
+                    continue
                 loss, accuracy = learner.validation(val)
                 learner.judge(loss, accuracy)
-                report(learners.index(learner), {"epoch": learner.epochs, **figures, "val_loss": loss, "val_acc": accuracy})
+                report(*places[id(learner)], {"epoch": learner.epochs, **figures, "val_loss": loss, "val_acc": accuracy})
                 bar.set_postfix_str(f"epoch {learner.epochs}, val {loss:.3f}, {100 * accuracy:.1f} %", refresh=False)
 
 
-def refit(learner: Learner, train: Data, epochs: int, title: str) -> None:
-    """Trains for a fixed number of epochs, looking at no validation data."""
-    train = frozen_work_done(learner.model, train)
-    with _bar(epochs * len(train), title) as bar:
-        for _ in range(epochs):
-            train_epoch([learner], train, bar.update)
+def refit(learners: list[Learner], train: Data, epochs: list[int], title: str, pack: int | None = None) -> None:
+    """Trains each for its own number of epochs, looking at no validation data."""
+    train = frozen_work_done(learners[0].model, train)
+    size = pack or fitting(learners, train)
+    with _bar(sum(epochs) * len(train), title) as bar:
+        for epoch in range(max(epochs)):
+            going = [one for one, last in zip(learners, epochs, strict=True) if epoch < last and not one.failure]
+            _in_packs(going, size, train, bar.update)
+
+
+def _in_packs(learners: list[Learner], size: int, data: Data, progress: Callable[[int], object]) -> list[dict[str, float]]:
+    """One epoch of each, at most `size` at a time."""
+    packs = [learners[start : start + size] for start in range(0, len(learners), size)]
+    return [figures for members in packs for figures in train_epoch(members, data, progress)]
 
 
 def _bar(images: int, title: str) -> Any:

@@ -49,8 +49,9 @@ def plan(overrides: list[str]) -> Plan:
         runs: dict[str, list[Run]] = {}
         for job in others.values():
             task = [part for part in job if part.startswith("task=")][-1]
-            runs.setdefault(task, []).append(sweep.compose(config, job))
-    return Plan(runs, len(jobs))
+            seeds = sweep.compose(config, job)
+            runs.setdefault(task, []).append(seeds[0])
+    return Plan(runs, len(jobs) * len(seeds))
 
 
 def check(wanted: Plan) -> None:

@@ -9,7 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from adapters import methods
 from data.tasks import EXTRA, TASKS
-from pvera.config import MISTAKES, Protocol, explain, from_dict, register, to_run
+from pvera.config import MISTAKES, Protocol, explain, from_dict, register, to_runs
 from pvera.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -24,7 +24,7 @@ def hydra():
 
 
 def run(*overrides: str):
-    return to_run(compose("config", overrides=list(overrides)))
+    return to_runs(compose("config", overrides=list(overrides)))[0]
 
 
 def options(group: str) -> list[str]:
@@ -69,7 +69,7 @@ def test_every_other_choice_composes(group):
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes_and_opens_with_its_command(experiment):
     for adapter in methods():
-        composed = run(f"experiment={experiment}", f"adapter={adapter}")
+        composed = run(f"experiment={experiment}", f"adapter={adapter}")  # of several seeds the first
         assert [point for point, _ in composed.adapter.points()]
     text = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
     assert f"python -m pvera experiment={experiment}" in text
@@ -98,6 +98,11 @@ def test_the_digest_covers_what_changes_the_numbers_and_nothing_else():
     assert all(run("adapter=lora", override).settings() != base for override in changes)
 
 
+def test_a_list_of_seeds_is_a_run_for_each():
+    both = to_runs(compose("config", overrides=["adapter=lora", "seed=[3,5]"]))
+    assert [one.settings() for one in both] == [run("adapter=lora", f"seed={seed}").settings() for seed in (3, 5)]
+
+
 def test_a_grid_that_is_not_searched_does_not_change_the_digest():
     assert run("adapter=lora", "adapter.rank=32").settings() == run("adapter=lora", "adapter.rank=32", "adapter.grid=[]").settings()
 
@@ -111,8 +116,12 @@ def test_a_grid_that_is_not_searched_does_not_change_the_digest():
         (["adapter.rnk=3"], "adapter.rnk is no setting; there are"),
         (["+adapter.rnk=3"], "adapter.rnk is no setting; there are"),
         (["+colour=3"], "colour is no setting; there are adapter"),
-        (["seed=x"], "seed: Value 'x'"),
-        (["seed=-1"], "seed must be at least 0"),
+        (["seed=x"], "seed must be a whole number of at least 0, or a list of such, found 'x'"),
+        (["seed=-1"], "seed must be a whole number"),
+        (["seed=[0,1.5]"], "seed must be a whole number"),
+        (["seed=[1,1]"], "seed must be a number or a list of different ones"),
+        (["seed=[]"], "seed must be a number or a list of different ones"),
+        (["pack=0"], "pack must be at least 1"),
         (["device=tpu"], "device must be one of auto, cpu, cuda, found 'tpu'"),
         (["precision=fp16"], "precision must be one of fp32, bf16"),
         (["adapter=lora", "adapter.rank=0"], "adapter.rank must be"),

@@ -55,7 +55,7 @@ def test_grid_points_of_different_sizes_ride_together():
 
 def test_a_finished_run_leaves_the_pack_and_the_others_go_on_as_alone():
     def trained(group: list[Learner]) -> list[Learner]:
-        fit(group, data(), data(6), lambda *_: None, "")
+        fit([group], data(), data(6), lambda *_: None, "")
         return group
 
     def made():
@@ -90,7 +90,7 @@ def test_training_the_pack_trains_the_models_and_copies_no_weight():
 def test_the_trial_step_that_measures_memory_leaves_no_trace(monkeypatch):
     def trained(pack):
         group = learners("pvera-corrected", Protocol(), epochs=2)
-        fit(group, data(), data(6), lambda *_: None, "", pack)
+        fit([group], data(), data(6), lambda *_: None, "", pack)
         return [learner.best_loss for learner in group]
 
     assert trained(None) == trained(3)
@@ -106,7 +106,7 @@ def test_as_many_ride_together_as_memory_has_room_for(monkeypatch, free, expecte
 def test_smaller_packs_train_the_same(pack):
     def trained(pack):
         group = learners("vera-corrected", Protocol(), epochs=2)
-        fit(group, data(), data(6), lambda *_: None, "", pack)
+        fit([group], data(), data(6), lambda *_: None, "", pack)
         return [learner.best_loss for learner in group]
 
     assert trained(pack) == pytest.approx(trained(3), abs=1e-5)
@@ -118,7 +118,7 @@ def test_linear_probe_runs_the_backbone_once_an_image_and_trains_the_same():
         seen = []
         learner.model.backbone.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
         if cached:
-            fit([learner], data(), data(6), lambda *_: None, "")
+            fit([[learner]], data(), data(6), lambda *_: None, "")
         else:
             for _ in range(learner.trainer.epochs):
                 train_epoch([learner], data(), lambda _: None)

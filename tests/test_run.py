@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from pvera import evaluate, results, table
 from pvera.calibration import metrics
-from pvera.config import register, to_run
+from pvera.config import register, to_runs
 from pvera.run import execute, row_path
 
 TINY = ["task=extra/digits", "backbone=test_vit", "trainer=smoke", "trainer.epochs=1", "image_size=32", "source.test_limit=50"]
@@ -31,7 +31,7 @@ def hydra():
 
 
 def make(*overrides: str):
-    return to_run(compose("config", overrides=[*TINY, *overrides]))
+    return to_runs(compose("config", overrides=[*TINY, *overrides]))[0]
 
 
 def command(*words: str, module: str = "pvera") -> subprocess.CompletedProcess:
@@ -48,7 +48,7 @@ def files(folder: Path) -> list[str]:
 def done(tmp_path_factory):
     """One PVeRA run over two grid points under `corrected`."""
     run = make("adapter=pvera", "adapter.rank=8", "adapter.grid=[{lr:1e-2},{lr:1e-3}]", f"results={tmp_path_factory.mktemp('done')}")
-    return run, execute(run)
+    return run, execute([run])[0]
 
 
 def test_the_row_has_everything_and_its_figures_are_those_of_the_files(done):
@@ -74,7 +74,7 @@ def test_the_row_has_everything_and_its_figures_are_those_of_the_files(done):
 def test_a_finished_run_is_skipped(done):
     run, first = done
     before = first.path.stat().st_mtime_ns
-    again = execute(run)
+    [again] = execute([run])
     assert (again.path, again.new) == (first.path, False)
     assert first.path.stat().st_mtime_ns == before
 
@@ -110,7 +110,7 @@ def test_a_checkpoint_of_another_backbone_is_refused(done, tmp_path, capsys, mon
 @pytest.mark.parametrize("adapter", ["linear_probe", "bottleneck", "adaptformer", "ia3", "lora", "dora", "vera", "pvera"])
 def test_every_adapter_leaves_a_row_under_released(adapter, tmp_path):
     run = make(f"adapter={adapter}", "protocol=released", f"results={tmp_path}", *one_point(adapter))
-    row = results.read(execute(run).path)
+    row = results.read(execute([run])[0].path)
     assert row.n_train == 800
     assert row.protocol == "released"
     assert 0 <= row.test_acc <= 1
@@ -124,9 +124,8 @@ def one_point(adapter: str) -> list[str]:
 
 def test_two_runs_with_the_same_seed_give_equal_rows(tmp_path):
     def row(folder):
-        return asdict(
-            results.read(execute(make("adapter=pvera", "adapter.rank=8", "adapter.lr=1e-2", f"results={tmp_path / folder}")).path)
-        )
+        run = make("adapter=pvera", "adapter.rank=8", "adapter.lr=1e-2", f"results={tmp_path / folder}")
+        return asdict(results.read(execute([run])[0].path))
 
     first, second = row("a"), row("b")
     assert {k: v for k, v in first.items() if k not in TIMES} == {k: v for k, v in second.items() if k not in TIMES}
@@ -134,14 +133,46 @@ def test_two_runs_with_the_same_seed_give_equal_rows(tmp_path):
 
 def test_another_seed_gives_another_row(tmp_path):
     def accuracy(seed):
-        return np.array(
-            results.load_probabilities(
-                execute(make("adapter=linear_probe", f"seed={seed}", f"results={tmp_path}")).path.with_suffix(".npz")
-            )[0]
-        )
+        [done] = execute([make("adapter=linear_probe", f"seed={seed}", f"results={tmp_path}")])
+        return results.load_probabilities(done.path.with_suffix(".npz"))[0]
 
     assert not np.array_equal(accuracy(0), accuracy(1))
     assert len(results.read_all(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("protocol", ["corrected", "released"])
+def test_seeds_in_one_pack_leave_the_rows_of_runs_alone(tmp_path, protocol):
+    words = [*TINY, "adapter=pvera", "adapter.rank=8", "adapter.grid=[{lr:1e-2},{lr:1e-3}]", f"protocol={protocol}", "trainer.epochs=2"]
+
+    def rows(folder: str, *seeds: str):
+        for seed in seeds:
+            execute(to_runs(compose("config", overrides=[*words, f"seed={seed}", f"results={tmp_path / folder}"])))
+        return sorted(results.read_all(tmp_path / folder), key=lambda row: row.seed)
+
+    packed, alone = rows("packed", "[0,1]"), rows("alone", "0", "1")
+    assert [row.digest for row in packed] == [row.digest for row in alone]
+    for one, other in zip(packed, alone, strict=True):
+        for mine, theirs in zip(one.grid, other.grid, strict=True):
+            assert mine == theirs | {
+                "val_loss": pytest.approx(theirs["val_loss"], abs=1e-4),
+                "val_acc": pytest.approx(theirs["val_acc"], abs=0.01),
+            }
+        assert one.test_nll == pytest.approx(other.test_nll, abs=1e-3)
+
+
+def test_a_pack_trains_only_the_seeds_without_a_row(tmp_path):
+    words = [*TINY, "adapter=ia3", f"results={tmp_path}"]
+    [first] = execute(to_runs(compose("config", overrides=[*words, "seed=1"])))
+    again = execute(to_runs(compose("config", overrides=[*words, "seed=[0,1,2]"])))
+    assert [done.new for done in again] == [True, False, True]
+    assert again[1].path == first.path
+
+
+def test_a_point_that_diverges_is_never_chosen_and_the_others_go_on(tmp_path):
+    grid = "adapter.grid=[{lr:1e30},{lr:1e-3}]"
+    row = results.read(execute([make("adapter=lora", "adapter.rank=4", "adapter.lr=null", grid, f"results={tmp_path}")])[0].path)
+    assert row.chosen == {"lr": 1e-3}
+    assert [entry["val_loss"] is None for entry in row.grid] == [True, False]
 
 
 def test_a_killed_and_repeated_sweep_gives_the_same_table(tmp_path):
@@ -176,7 +207,7 @@ def test_one_failing_run_does_not_stop_a_sweep(tmp_path):
     # head_lr=1e30 overflows in the first step of the first run
     done = command("-m", *TINY, "adapter=linear_probe", "trainer.head_lr=1e30,1e-3", f"results={tmp_path}")
     assert done.returncode == 1
-    assert "not finite in epoch 1" in done.stderr
+    assert "is not finite in epoch 1" in done.stderr
     assert "1 of 2 runs failed" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(results.read_all(tmp_path)) == 1
@@ -220,7 +251,7 @@ def results_exist(folder: Path) -> bool:
 def test_the_caltech_cut_trains_from_its_folder_and_is_marked(shared, tmp_path):
     words = ["task=caltech101", "source=folder", f"source.root={shared / 'data'}", "source.sizes=any", "adapter=linear_probe"]
     words += ["backbone=test_vit", "trainer.epochs=1", "image_size=32", f"results={tmp_path}"]
-    row = results.read(execute(to_run(compose("config", overrides=words))).path)
+    row = results.read(execute(to_runs(compose("config", overrides=words)))[0].path)
     assert (row.n_train, row.n_val, row.n_test) == (1000, 200, 1000)
     assert row.limited
     assert "test has 1000 images instead of 6084" in "; ".join(row.limited_reasons)

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from pvera.config import Protocol, Trainer
-from pvera.errors import UserError
 from pvera.train import Data, Learner, cross_entropy, fit, refit, train_epoch
 
 CPU = torch.device("cpu")
@@ -74,7 +73,7 @@ def stops_after(losses: list[float], patience: int, margin: float) -> int:
 )
 def test_early_stopping_follows_the_rule(losses):
     one = scripted(losses)
-    fit([one], data(), data(), lambda *_: None, "")
+    fit([[one]], data(), data(), lambda *_: None, "")
     assert one.epochs == stops_after(losses, 3, 0.1)
     seen = losses[: one.epochs]
     assert one.best_loss == min(seen)
@@ -84,13 +83,13 @@ def test_early_stopping_follows_the_rule(losses):
 
 def test_a_loss_of_zero_is_no_division_by_zero():
     one = scripted([0.5, 0.0, 0.0, 0.0, 0.0, 0.0])
-    fit([one], data(), data(), lambda *_: None, "")
+    fit([[one]], data(), data(), lambda *_: None, "")
     assert (one.best_loss, one.best_epoch, one.epochs) == (0.0, 2, 5)
 
 
 def test_corrected_stops_each_point_by_itself():
     short, long = scripted([1.0] * 9), scripted([1.0 / epoch for epoch in range(1, 10)])
-    fit([short, long], data(), data(), lambda *_: None, "")
+    fit([[short, long]], data(), data(), lambda *_: None, "")
     assert (short.epochs, long.epochs) == (4, 9)
 
 
@@ -98,7 +97,7 @@ def test_released_stops_all_points_together_and_a_stale_one_may_recover():
     together = Protocol(stop_together=True)
     recovers = scripted([1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0], together)
     improves = scripted([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5], together)
-    fit([recovers, improves], data(), data(), lambda *_: None, "")
+    fit([[recovers, improves]], data(), data(), lambda *_: None, "")
     assert recovers.epochs == improves.epochs == 9  # both stale three epochs after the sixth
     assert recovers.best_epoch == 6
 
@@ -128,7 +127,13 @@ def replace_seed(one: Learner, seed: int) -> Learner:
 def test_the_best_weights_are_kept_not_the_last():
     one = learner("lora", epochs=6, head_lr=0.5, patience=6)
     snapshots, losses = [], []
-    fit([one], data(), data(4, seed=1), lambda _, figures: (snapshots.append(weights(one)), losses.append(figures["val_loss"])), "")
+    fit(
+        [[one]],
+        data(),
+        data(4, seed=1),
+        lambda run, point, figures: (snapshots.append(weights(one)), losses.append(figures["val_loss"])),
+        "",
+    )
     best = losses.index(min(losses))
     assert one.best_epoch == best + 1
     assert one.best_loss == losses[best]
@@ -139,7 +144,7 @@ def test_the_best_weights_are_kept_not_the_last():
 def test_training_lowers_the_loss_for_every_adapter():
     for name in models.POINTS:
         one = learner(name, epochs=15, head_lr=1e-2, batch_size=6)
-        refit(one, data(), 15, "")
+        refit([one], data(), [15], "")
         before, after = replace_seed(learner(name), 0).validation(data())[0], one.validation(data())[0]
         assert after < 0.9 * before, name
 
@@ -181,18 +186,22 @@ def test_pvera_s_penalty_is_in_the_loss_and_its_kl_is_reported():
     assert figures["penalty"] == pytest.approx(0.5 * figures["kl"], rel=0.2)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_its_epoch():
-    one = learner()
+def test_a_loss_that_is_not_finite_ends_its_learner_alone_with_its_epoch():
+    broken, sound = learner(), learner()
     with torch.no_grad():
-        one.model.head.weight[0, 0] = math.nan
-    with pytest.raises(UserError, match="loss of lora is not finite in epoch 1"):
-        train_epoch([one], data(), lambda _: None)
+        broken.model.head.weight[0, 0] = math.nan
+    fit([[broken, sound]], data(), data(), lambda *_: None, "")
+    assert "the training loss of lora (seed 0) is not finite in epoch 1" in broken.failure
+    assert (broken.epochs, sound.epochs) == (1, 3)
+    assert sound.failure is None
+    assert math.isinf(broken.best_loss)
+    assert math.isfinite(sound.best_loss)
 
 
 def test_same_seed_same_weights():
     def trained():
         one = learner("pvera")
-        refit(one, data(), 2, "")
+        refit([one], data(), [2], "")
         return weights(one)
 
     first, second = trained(), trained()
