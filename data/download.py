@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import shutil
+import socket
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from data.cache import locked
 from data.tasks import Task
@@ -28,7 +33,8 @@ def download(task: Task, source: Tfds, manual_dir: Path | None) -> None:
     try:
         with locked(source.data_dir() / f".{task.builder.replace('/', '-')}.lock", task.builder):
             if not source.is_prepared(task):  # another process may have done it meanwhile
-                for left in folder.glob("*incomplete*"):
+                downloads = source.data_dir() / "downloads" / task.builder.split("/")[0]
+                for left in (*folder.glob("*incomplete*"), *downloads.glob("*.tmp.*")):
                     shutil.rmtree(left, ignore_errors=True)
                 _download(task, source, manual_dir)
     except OSError as error:
@@ -49,6 +55,7 @@ def _require(task: Task, manual_dir: Path) -> None:
 def _download(task: Task, source: Tfds, manual_dir: Path) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # or it tells of GPUs and instruction sets
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download import downloader
 
     builder = tfds.builder(task.builder, data_dir=source.data_dir(), file_format="array_record")
     if not any(fnmatchcase(str(builder.version), pattern) for pattern in task.versions.split()):
@@ -58,8 +65,24 @@ def _download(task: Task, source: Tfds, manual_dir: Path) -> None:
         )
     if task.label == "stored" and (classes := builder.info.features["label"].num_classes) != task.classes:
         raise UserError(f"{builder.info.full_name} has {classes} classes, {task.name} has {task.classes}: not prepared")
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it would tell of every retry
+    lost = _unknown_hosts(builder.url_infos)
+    downloader.MAX_RETRIES = 0 if lost else 10  # or it would wait for minutes, in vain
     try:
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False))
     except Exception as error:  # whatever requests, the archives and the builders raise
+        if lost:
+            raise UserError(f"{builder.info.full_name} must be downloaded, but {', '.join(lost)} cannot be found: no network?") from error
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise UserError(f"TFDS could not prepare {builder.info.full_name} ({reason}); what was downloaded is kept: run it again") from error
+
+
+def _unknown_hosts(urls: Iterable[str]) -> list[str]:
+    """The hosts among these that have no address here; none where a proxy is set, which looks them up itself."""
+    lost = []
+    for host in sorted({urlsplit(url).hostname or "" for url in urls}) if not getproxies() else []:
+        try:
+            socket.getaddrinfo(host, 443)
+        except OSError:
+            lost.append(host)
+    return lost

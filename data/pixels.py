@@ -67,7 +67,8 @@ def write(path: Path, read: Callable[[Sequence[int]], Iterable[Image.Image]], n:
     step = max(1, min(BLOCK_BYTES // job.stride, 256))
     blocks = [range(start, min(start + step, n)) for start in range(0, n, step)]
     checksum = hashlib.sha256()
-    with path.open("r+b") as file, _bar(n, title) as bar, _mapper(job, n) as do:
+    # Unbuffered: a buffer would read ahead of the writers.
+    with path.open("r+b", buffering=0) as file, _bar(n, title) as bar, _mapper(job, n) as do:
         checksum.update(file.read(job.offset))
         for done in do(blocks):  # in order, so that the checksum follows close behind the writers
             checksum.update(file.read(len(done) * job.stride))

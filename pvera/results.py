@@ -77,7 +77,7 @@ class Row:
     git_dirty: bool
     versions: dict[str, str]
     device: str
-    data: dict[str, Any]  # source; of each split: versions, and the checksums of its membership and of its images
+    data: dict[str, Any]  # source, versions (of the data and of what decoded it), and the checksums of each split's membership and images
     finished: str
 
 

@@ -15,6 +15,7 @@ from pvera.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+    from data.source import Split
     from pvera.model import Classifier
     from pvera.train import Data
 
@@ -127,10 +128,23 @@ def _train_and_test(run: Run, path: Path) -> results.Row:
         n_train=len(data["train1000" if run.protocol.retrain else "train800"]), n_val=len(data["val200"]), n_test=len(data["test"]),
         limited=bool(reasons), limited_reasons=list(dict.fromkeys(reasons)), first_loss=chosen.first_loss,
         seconds=time.perf_counter() - start, peak_memory=resources.peak_memory(device), device=resources.describe(device),
-        data={"source": run.source.name} | {part: {name: getattr(split, part) for name, split in splits.items()}
-                                            for part in ("versions", "membership", "checksum")},
+        data=_data(run.source.name, splits),
         finished=datetime.now(UTC).isoformat(timespec="seconds"), **results.provenance(),
     )  # fmt: skip
+
+
+def _data(source: str, splits: dict[str, Split]) -> dict[str, Any]:
+    """Which images these were: the row's field of this name."""
+    versions: dict[str, set[str]] = {}
+    for split in splits.values():
+        for name, version in split.versions.items():
+            versions.setdefault(name, set()).add(version)
+    return {
+        "source": source,
+        "versions": {name: ", ".join(sorted(found)) for name, found in versions.items()},
+        "membership": {name: split.membership for name, split in splits.items()},
+        "checksum": {name: split.checksum for name, split in splits.items()},
+    }
 
 
 def _frozen(run: Run, device: torch.device) -> Any:

