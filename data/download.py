@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -65,6 +66,7 @@ def _download(task: Task, source: Tfds, manual_dir: Path) -> None:
         )
     if task.label == "stored" and (classes := builder.info.features["label"].num_classes) != task.classes:
         raise UserError(f"{builder.info.full_name} has {classes} classes, {task.name} has {task.classes}: not prepared")
+    print(f"{task.builder}: about {task.disk_gb:g} GB when prepared; licence, by its own page: {task.licence}", file=sys.stderr)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # it would tell of every retry
     lost = _unknown_hosts(builder.url_infos)
     downloader.MAX_RETRIES = 0 if lost else 10  # or it would wait for minutes, in vain

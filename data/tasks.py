@@ -99,7 +99,7 @@ _DSPRITES: dict[str, Any] = {
 }  # fmt: skip
 _CLEVR: dict[str, Any] = {
     "builder": "clevr", "versions": "3.*.*", "val200": "train[63000:63200]", "test": "validation", "n_test": 15_000,
-    "licence": "CC BY 4.0", "disk_gb": 18,
+    "licence": "CC BY 4.0", "disk_gb": 19,
 }  # fmt: skip
 _SMALLNORB: dict[str, Any] = {
     "builder": "smallnorb", "versions": "2.*.*", "val200": "test[:200]", "test": "test[50%:]", "n_test": 12_150,
@@ -129,7 +129,7 @@ _SPECIALIZED = [
          builder="patch_camelyon", versions="2.*.*"),
     Task("eurosat", "specialized", "eurosat", 10, 5_400, "train[16200:16400]", "train[21600:]", 1e-6, "MIT", 0.1,
          builder="eurosat/rgb", versions="2.*.*"),
-    Task("resisc45", "specialized", "resisc45", 45, 6_300, "train[18900:19100]", "train[25200:]", 1e-6, "not stated", 0.5,
+    Task("resisc45", "specialized", "resisc45", 45, 6_300, "train[18900:19100]", "train[25200:]", 1e-6, "not stated", 0.43,
          builder="resisc45", versions="3.*.*",
          manual="NWPU-RESISC45.rar from https://1drv.ms/u/s!AmgKYzARBl5ca3HNaHIlzp_IXjs, unpacked (45 folders of 700 images, "
                 "NWPU-RESISC45/airplane/airplane_001.jpg and so on),",
