@@ -322,9 +322,10 @@ def test_labels_outside_the_classes_are_refused_before_anything_is_decoded(root,
 
     monkeypatch.setattr(pixels, "write", None)
     task = replace(TASK, name="small", folder="cifar", classes=50)
-    monkeypatch.setattr(Folder, "_entries", lambda *_: [(f"images/test/{n:06d}.png", n) for n in range(60)])
-    with pytest.raises(UserError, match=r"small's labels are 0 \.\. 49, test has 0 \.\. 59"):
-        cut(root).load(task, "test", 5)
+    for first in (0, -20):
+        monkeypatch.setattr(Folder, "_entries", lambda *_, first=first: [(f"images/test/{n:06d}.png", first + n) for n in range(60)])
+        with pytest.raises(UserError, match=rf"small's labels are 0 \.\. 49, test has {first} \.\. {first + 59}"):
+            cut(root).load(task, "test", 5)
 
 
 def test_wrong_sizes_of_images_are_refused(root):
