@@ -10,8 +10,9 @@ READY  := $(VENV)/ready
 help:
 	@echo "make demo             eight adapters on real handwritten digits, and their table (minutes on 2 cores)"
 	@echo "make demo-vtab        eight adapters on VTAB-1k's dSprites tasks (hours on 2 cores; resumes)"
-	@echo "make data             downloads and prepares the 19 tasks, or DATA=\"task=dtd,svhn ...\"; see docs/data.md"
-	@echo "make reproduce-table  the paper's sweep: 19 tasks, 3 seeds, every adapter's grid; says what is missing"
+	@echo "make data             downloads and prepares the 19 tasks, or ARGS=\"task=dtd,svhn\" some; see docs/data.md"
+	@echo "make reproduce-table  the paper's sweep: 19 tasks, 3 seeds, every adapter's grid; says what is missing;"
+	@echo "                      ARGS=\"source=tfds protocol=corrected\" changes any part of it"
 	@echo "make test             lint, types and the fast tests;  make test-all adds the slow ones and those on real data"
 
 $(READY): pyproject.toml
@@ -42,10 +43,10 @@ demo-vtab: $(READY)
 
 # Needs TensorFlow, which nothing else does: pip install -e '.[prepare]' in the same environment.
 data: $(READY)
-	@$(RUN) -m data.prepare $(DATA)
+	@$(RUN) -m data.prepare $(ARGS)
 
 reproduce-table: $(READY)
-	@$(RUN) scripts/reproduce_table.py
+	@$(RUN) scripts/reproduce_table.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) results/demo .pytest_cache .mypy_cache .ruff_cache *.egg-info

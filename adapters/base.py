@@ -69,7 +69,8 @@ class Adapter:
         for point in self.grid:
             if unknown := sorted(point.keys() - set(searchable)):
                 raise UserError(f"adapter.grid has {unknown[0]!r}, which {self.name} cannot search; it can search {', '.join(searchable)}")
-        self.positive("lr")
+        if self.sites() or self.lr is not None:  # what edits nothing has nothing of its own to train
+            self.positive("lr")
         self.points()  # each passes the same checks
 
     def positive(self, *names: str, whole: bool = False) -> None:

@@ -1,7 +1,7 @@
 """Merging: an adapted Linear whose edit is affine in x is a plain Linear with other weights.
 
-The merged weights are found by probing: f(0) is the bias and f(I) - f(0) the transposed weight, in float64. One rule serves every
-method, and it is the forward pass itself that is merged, not a second formula beside it.
+The merged weights are found by probing: f(0) is the bias and f(I) - f(0) the transposed weight, in float64, which autocast leaves
+alone. One rule serves every method, and it is the forward pass itself that is merged, not a second formula beside it.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ def merged(model: nn.Module) -> Iterator[nn.Module]:
         setattr(owner, name, module)
 
     try:
-        with torch.no_grad(), sampling(model, False), _no_autocast():
+        with torch.no_grad(), sampling(model, False):
             for owner, name, adapted in _adapted(model):
                 if isinstance(adapted.base, nn.Linear):
                     swap(owner, name, _plain(_double(adapted), adapted.base))
@@ -72,8 +72,3 @@ def _plain(function: Callable[[Tensor], Tensor], like: nn.Linear) -> nn.Linear:
     linear.weight.copy_(weight)
     linear.bias.copy_(bias[0])
     return linear.requires_grad_(False).eval()
-
-
-def _no_autocast() -> Any:
-    """Probing is done in float64, also inside a bf16 region."""
-    return torch.autocast("cuda" if torch.is_autocast_enabled("cuda") else "cpu", enabled=False)

@@ -25,7 +25,7 @@ class Folder(Source):
 
     name: str = "folder"
     root: str | None = None
-    """The folder that holds the tasks' folders."""
+    """The folder that holds the tasks' folders; null: $VTAB1K_ROOT."""
 
     def offers(self, task: Task) -> bool:
         return task.name in TASKS
@@ -63,14 +63,19 @@ class Folder(Source):
         return Examples(paths, np.array(labels, np.int64), _Files(self._folder(task), paths))
 
     def _folder(self, task: Task) -> Path:
-        if self.root is None:
-            raise UserError("source=folder needs the folder that holds the tasks' folders: give source.root=DIR")
-        candidates = [Path(self.root).expanduser() / name for name in dict.fromkeys((task.name, task.folder))]
+        root = self.root or os.environ.get("VTAB1K_ROOT")
+        if not root:
+            raise UserError(
+                "source=folder needs the image-folder copy of VTAB-1k: give its folder as source.root=DIR or in VTAB1K_ROOT, "
+                "or take source=tfds"
+            )
+        candidates = [Path(root).expanduser() / name for name in dict.fromkeys((task.name, task.folder))]
         for candidate in candidates:
             if candidate.is_dir():
                 return candidate
         raise UserError(
-            f"no folder {' or '.join(map(str, candidates))} for the task {task.name}: put its images there or correct source.root"
+            f"no folder {' or '.join(map(str, candidates))} for the task {task.name}: put its images there, correct the root, "
+            "or take source=tfds"
         )
 
     def _lines(self, task: Task, split: str) -> list[str]:

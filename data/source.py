@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,19 @@ class Split:
     """sha256 (hex) of the resized images, as the bytes of a .npy file."""
     versions: dict[str, str]
     """Of the data, and of the libraries that decoded and resized them."""
+
+
+def provenance(splits: Mapping[str, Split]) -> dict[str, dict[str, str]]:
+    """Which images a run saw, for its row: versions (of all splits together), and the checksums of each split."""
+    versions: dict[str, set[str]] = {}
+    for split in splits.values():
+        for name, version in split.versions.items():
+            versions.setdefault(name, set()).add(version)
+    return {
+        "versions": {name: ", ".join(sorted(found)) for name, found in versions.items()},
+        "membership": {name: split.membership for name, split in splits.items()},
+        "checksum": {name: split.checksum for name, split in splits.items()},
+    }
 
 
 @dataclass

@@ -1,10 +1,12 @@
 """Which tasks are ready: `python -m data.status [task=dtd,svhn] [source=tfds|folder|offline] [root=DIR] [image_size=224] ...`.
 
-Without a source it shows what TFDS and the offline source hold. Nothing is downloaded, decoded or written.
+Without a source it shows TFDS, the offline source, and the image folders where VTAB1K_ROOT is set. Nothing is downloaded, decoded or
+written.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -92,7 +94,8 @@ def main(words: list[str] | None = None) -> int:
         return 0
     try:
         request = parse(Ask, words)
-        sources = [request.make(name) for name in ([request.source] if request.source else ["tfds", "offline"])]
+        usual = ["tfds", "offline"] + ["folder"] * ("VTAB1K_ROOT" in os.environ)
+        sources = [request.make(name) for name in ([request.source] if request.source else usual)]
         found = [status(source, task, request.image_size) for source in sources for task in request.tasks(source)]
     except UserError as error:
         print(f"data.status: {error}", file=sys.stderr)
@@ -108,7 +111,7 @@ class Ask(Request):
     """What to show."""
 
     source: str = ""
-    """Empty: tfds and offline."""
+    """Empty: tfds, offline, and folder where VTAB1K_ROOT is set."""
 
 
 if __name__ == "__main__":

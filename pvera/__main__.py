@@ -9,16 +9,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from pvera.config import MISTAKES, explain, register, to_run
+from pvera.config import MISTAKES, explain, register, to_runs
 from pvera.run import Done, execute
 
 
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="config")
-def job(cfg: DictConfig) -> Done | None:
-    """One run. In a sweep a failure is told at once, and the other runs go on."""
+def job(cfg: DictConfig) -> list[Done] | None:
+    """The runs of one configuration (one for each seed). In a sweep a failure is told at once, and the other jobs go on."""
     alone = HydraConfig.get().mode == RunMode.RUN
     try:
-        done = execute(to_run(cfg))
+        done = execute(to_runs(cfg))
     except MISTAKES as error:
         refuse(error)
         return sys.exit(2) if alone else None
@@ -28,7 +28,7 @@ def job(cfg: DictConfig) -> Done | None:
         traceback.print_exc()
         return None
     if alone:
-        print(done.line())
+        print(*(one.line() for one in done), sep="\n")
     return done
 
 

@@ -43,7 +43,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise UserError(f"{path} is not a safetensors file ({error}); pickled checkpoints are refused") from None
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") != FORMAT or "run" not in metadata:
         raise UserError(f"{path} is not an adapter checkpoint of this harness: its format is {metadata.get('format')!r}, not {FORMAT!r}")
     return tensors, json.loads(metadata["run"])
 

@@ -83,17 +83,20 @@ class Run:
     protocol: Protocol = MISSING
     trainer: Trainer = MISSING
     logger: loggers.Logger = MISSING
-    seed: int = 0
+    seed: Any = 0
+    """A number, or a list of them: runs that differ in it alone are trained in one pack and leave a row each."""
     image_size: int = 224
     """Pixels; images are resized to a square."""
     precision: str = "fp32"
     """fp32, or bf16: frozen weights and activations in bf16, trained parameters and optimizer in fp32."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    pack: int | None = None
+    """How many grid points ride one pass of the frozen backbone at most; null: as many as there is memory for, 1: none together."""
     limited: str | None = None
-    """Why this run is a shortened one (few epochs, small images, ...); it is written into the row and the table."""
-    lrs: dict[str, float] = field(default_factory=dict)
-    """Learning rates by adapter that an experiment's adapter.lr may refer to."""
+    """Why this run is a shortened one, in words for the row and the table; fewer epochs than the protocol's are noticed by themselves."""
+    by_adapter: dict[str, Any] = field(default_factory=dict)
+    """Values by adapter that an experiment's other settings may refer to."""
     results: str = "results/${name}"
     """Folder for rows."""
 
@@ -101,8 +104,10 @@ class Run:
         for name, choices in (("precision", ("fp32", "bf16")), ("device", ("auto", "cpu", "cuda"))):
             if getattr(self, name) not in choices:
                 raise UserError(f"{name} must be one of {', '.join(choices)}, found {getattr(self, name)!r}")
-        if self.seed < 0:
-            raise UserError(f"seed must be at least 0, found {self.seed}")
+        if self.pack is not None and self.pack < 1:
+            raise UserError(f"pack must be at least 1, or null to choose by memory, found {self.pack}")
+        if type(self.seed) is not int or self.seed < 0:
+            raise UserError(f"seed must be a whole number of at least 0, or a list of such, found {self.seed!r}")
 
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation per channel of pixels in [0, 1]."""
@@ -112,6 +117,11 @@ class Run:
     def splits(self) -> list[str]:
         """The splits this run needs."""
         return ["train800", "val200", "test"] + (["train1000"] if self.protocol.retrain else [])
+
+    def shortened(self) -> list[str]:
+        """Why this run is no full one, by its settings; a cut of the data is the source's to say."""
+        short = self.trainer.epochs < Trainer.epochs
+        return [self.limited or f"at most {self.trainer.epochs} epochs"] if self.limited or short else []
 
     def settings(self) -> dict[str, Any]:
         """All that changes the numbers, and nothing else: what the digest is taken of."""
@@ -130,12 +140,13 @@ class Run:
 
     def to_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the run, as plain values; `from_dict` reads it."""
-        return {key: value for key, value in asdict(self).items() if key not in ("logger", "lrs")}
+        return {key: value for key, value in asdict(self).items() if key not in ("logger", "by_adapter")}
 
 
 def from_dict(saved: dict[str, Any]) -> Run:
     """The run of a checkpoint. Raises UserError if it is not one that this version can build."""
-    kinds = {"adapter": methods(), "source": {source.name: source for source in sources.Source.__subclasses__()}}
+    named = {source.__dataclass_fields__["name"].default: source for source in sources.Source.__subclasses__()}
+    kinds: dict[str, dict[Any, Any]] = {"adapter": {**methods()}, "source": {**named}}
     try:
         parts: dict[str, Any] = {key: kind[saved[key]["name"]](**saved[key]) for key, kind in kinds.items()}
         parts["task"] = tasks.find(saved["task"]["name"])
@@ -146,17 +157,26 @@ def from_dict(saved: dict[str, Any]) -> Run:
         raise UserError(f"the checkpoint's run is not one that this version can build: {error}") from None
 
 
-def to_run(cfg: DictConfig) -> Run:
-    """The checked dataclasses of a composed configuration. Raises UserError for a key that was added (`+key=value`): none is read."""
+def to_runs(cfg: DictConfig) -> list[Run]:
+    """The checked dataclasses of a composed configuration, one for each seed.
+
+    Raises UserError for a key that was added (`+key=value`), since nothing reads it, and for a seed that is listed twice.
+    """
     cfg = cfg.copy()
     with open_dict(cfg):
         cfg.pop("hydra", None)  # there in a sweep's composed runs, and never complete
-    run = cast(Run, OmegaConf.to_object(cfg))
-    for name, part in {"": run, **vars(run)}.items():
-        known = {f.name for f in fields(part)} if is_dataclass(part) else set()
-        if known and (added := sorted(key for key in vars(part).keys() - known if not key.startswith("_"))):
-            raise UserError(f"{f'{name}.' if name else ''}{added[0]} is no setting; there are {', '.join(sorted(known))}")
-    return run
+    seeds = list(cfg.seed) if OmegaConf.is_list(cfg.seed) else [cfg.seed]
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"seed must be a number or a list of different ones, found {seeds}")
+    runs = []
+    for cfg.seed in seeds:
+        run = cast(Run, OmegaConf.to_object(cfg))
+        for name, part in {"": run, **vars(run)}.items():
+            known = {f.name for f in fields(part)} if is_dataclass(part) else set()
+            if known and (added := sorted(key for key in vars(part).keys() - known if not key.startswith("_"))):
+                raise UserError(f"{f'{name}.' if name else ''}{added[0]} is no setting; there are {', '.join(sorted(known))}")
+        runs.append(run)
+    return runs
 
 
 def explain(error: BaseException) -> str:

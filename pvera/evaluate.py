@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     from pvera import results
     from pvera.calibration import metrics
-    from pvera.run import rebuild
+    from pvera.trial import rebuild
 
     try:
         model, test = rebuild(options.checkpoint, options.root, options.device)

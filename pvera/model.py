@@ -10,7 +10,7 @@ from adapters.inject import inject
 
 
 class Classifier(nn.Module):
-    """Logits (B, classes) in float32 of images (B, S, S, 3) in uint8; normalised on the device, features are the class token."""
+    """Logits (B, classes) in float32 of images (B, S, S, 3) in uint8, or of their features (B, width) if those are there already."""
 
     mean: Tensor
     std: Tensor
@@ -21,11 +21,14 @@ class Classifier(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
+        """The class token (B, width) in float32 of images in uint8, which are normalised on the device."""
         x = (images.permute(0, 3, 1, 2) - self.mean) / self.std
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            features = self.backbone(x)
-        return self.head(features.float())
+            return self.backbone(x).float()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(inputs if inputs.is_floating_point() else self.features(inputs))
 
 
 def build(

@@ -1,35 +1,110 @@
-"""A table's sections as csv (one line per cell, full precision), markdown (aligned, so that it reads as plain text too) and LaTeX."""
+"""What a table is made of, and what it is rendered as: csv, markdown and LaTeX."""
 
 import csv as csv_writer
 import io
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pvera.table import Cell, Column, Line, Section
+from statistics import fmean
+from typing import Any
 
 HOLE = "–"
 
 
-def csv(sections: "list[Section]") -> str:
-    """Tidy: what the section is, adapter, column, mean, std (empty for one seed), number of seeds; a hole has no mean, and 0 seeds."""
+@dataclass(frozen=True)
+class Metric:
+    """How a field of the row is shown: its label with the unit, the factor to that unit, and the decimals that mean something."""
+
+    label: str
+    factor: float
+    decimals: int
+
+
+METRICS = {
+    "test_acc": Metric("accuracy (%)", 100, 1),
+    "test_ace": Metric("ACE (%)", 100, 2),
+    "test_ece": Metric("ECE (%)", 100, 2),
+    "test_nll": Metric("NLL (nats)", 1, 3),
+    "test_brier": Metric("Brier score", 1, 3),
+    "val_acc": Metric("validation accuracy (%)", 100, 1),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """The mean of a row's field over the tasks of each group, then over the groups; a single task is a group of one."""
+
+    heading: str
+    name: str
+    field: str
+    groups: tuple[tuple[str, ...], ...]
+
+    @property
+    def metric(self) -> Metric:
+        return METRICS[self.field]
+
+    def mean(self, figures: Mapping[str, float]) -> float:
+        """The column's mean of figures by task."""
+        return fmean(fmean(figures[task] for task in group) for group in self.groups)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Mean and sample standard deviation (None for one seed) over a number of seeds (None: not known), in the column's unit."""
+
+    mean: float
+    std: float | None
+    seeds: int | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """One adapter: its trainable parameters without the head (fewest and most over its runs), its cells, and mean seconds per run.
+
+    Parameters that are not known are empty; `seconds` is None for all lines of a table without that column.
+    """
+
+    adapter: str
+    parameters: tuple[int, ...]
+    cells: list[Cell | None]
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table. `facts` hold for all of its lines, `seeds` is the largest number of seeds of a cell, `of` what a line is."""
+
+    facts: dict[str, Any]
+    columns: list[Column]
+    lines: list[Line]
+    seeds: int | None
+    caption: list[str]
+    of: str = "adapter"
+
+
+def csv(sections: list[Section]) -> str:
+    """Tidy, in full precision: what the section is, adapter, column, mean, std (empty for one seed), number of seeds.
+
+    A hole has no mean, and 0 seeds. What a section does not say, while another does, is empty.
+    """
     out = io.StringIO()
     writer = csv_writer.writer(out, lineterminator="\n")
     cell_fields = ["adapter", "parameters", "seconds", "heading", "column", "metric", "mean", "std", "seeds"]
-    for number, section in enumerate(sections):
-        if number == 0:
-            writer.writerow([*section.facts, *cell_fields])
+    facts = list(dict.fromkeys(fact for section in sections for fact in section.facts))
+    writer.writerow([*facts, *cell_fields])
+    for section in sections:
         for line in section.lines:
             for column, cell in zip(section.columns, line.cells, strict=True):
                 figures = ["", "", 0] if cell is None else [f"{cell.mean:.6f}", "" if cell.std is None else f"{cell.std:.6f}", cell.seeds]
                 parameters = "-".join(str(size) for size in sorted(set(line.parameters)))
-                named = [line.adapter, parameters, f"{line.seconds:.1f}", column.heading, column.name, column.metric.label]
-                writer.writerow([*section.facts.values(), *named, *figures])
+                seconds = "" if line.seconds is None else f"{line.seconds:.1f}"
+                named = [line.adapter, parameters, seconds, column.heading, column.name, column.metric.label]
+                writer.writerow([*(section.facts.get(fact, "") for fact in facts), *named, *figures])
     return out.getvalue()
 
 
-def markdown(sections: "list[Section]") -> str:
-    """A table and its caption for each section."""
+def markdown(sections: list[Section]) -> str:
+    """A table and its caption for each section, aligned, so that it reads as plain text too."""
     parts = []
     for section in sections:
         grid = _grid(section)
@@ -45,7 +120,7 @@ def markdown(sections: "list[Section]") -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def latex(sections: "list[Section]") -> str:
+def latex(sections: list[Section]) -> str:
     """A table environment for each section; needs the packages booktabs and graphicx."""
     parts = ["% needs \\usepackage{booktabs,graphicx}"]
     for section in sections:
@@ -63,7 +138,7 @@ def latex(sections: "list[Section]") -> str:
             "\\resizebox{\\textwidth}{!}{%",
             f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
             "\\toprule",
-            f" & & {' & '.join(headings)} & \\\\",
+            f" & & {' & '.join(headings)}{' &' if _timed(section) else ''} \\\\",
             "".join(rules),
             *(f"{' & '.join(texts)} \\\\{after}" for texts, after in [(header, "\n\\midrule"), *((texts, "") for texts in body)]),
             "\\bottomrule",
@@ -76,21 +151,25 @@ def latex(sections: "list[Section]") -> str:
 FORMS = {"csv": csv, "md": markdown, "tex": latex}
 
 
-def _grid(section: "Section") -> list[list[str]]:
+def _timed(section: Section) -> bool:
+    return section.lines[0].seconds is not None
+
+
+def _grid(section: Section) -> list[list[str]]:
     """Header and lines as texts."""
     return [
-        ["adapter", "parameters", *(column.name for column in section.columns), "s / run"],
+        [section.of, "parameters", *(column.name for column in section.columns), *(["s / run"] if _timed(section) else [])],
         *(_texts(line, section) for line in section.lines),
     ]
 
 
-def _texts(line: "Line", section: "Section") -> list[str]:
-    parameters = "–".join(f"{size:,}" for size in sorted(set(line.parameters)))
+def _texts(line: Line, section: Section) -> list[str]:
+    parameters = "–".join(f"{size:,}" for size in sorted(set(line.parameters))) or HOLE
     cells = [_text(cell, column, section.seeds) for cell, column in zip(line.cells, section.columns, strict=True)]
-    return [line.adapter, parameters, *cells, f"{line.seconds:,.0f}"]
+    return [line.adapter, parameters, *cells, *([] if line.seconds is None else [f"{line.seconds:,.0f}"])]
 
 
-def _text(cell: "Cell | None", column: "Column", usual: int) -> str:
+def _text(cell: Cell | None, column: Column, usual: int | None) -> str:
     """mean ± std, and the number of seeds where it is not the usual one."""
     if cell is None:
         return HOLE

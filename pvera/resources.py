@@ -1,5 +1,6 @@
 """The device a run uses, and what it cost in memory."""
 
+import os
 import platform
 import resource
 from pathlib import Path
@@ -23,6 +24,11 @@ def describe(device: torch.device) -> str:
     return f"cpu, {platform.machine()}, {torch.get_num_threads()} threads"
 
 
+def memory(device: torch.device) -> int:
+    """Bytes in use now, of the kind that `peak_memory` gives the highest of."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else _status("VmRSS")
+
+
 def reset_peak_memory(device: torch.device) -> None:
     """Starts the count of `peak_memory` anew (on the CPU where Linux allows it), since a sweep runs many runs in one process."""
     if device.type == "cuda":
@@ -34,12 +40,25 @@ def reset_peak_memory(device: torch.device) -> None:
         return
 
 
+def free_memory(device: torch.device) -> int:
+    """Bytes that could be allocated now: on the GPU, else in the machine (what Linux calls available)."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    try:
+        return 1024 * int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0])
+    except (OSError, IndexError):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def peak_memory(device: torch.device) -> int:
     """Bytes: of tensors on the GPU, else the resident set of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
+
+
+def _status(field: str) -> int:
+    """A size that Linux keeps of this process; elsewhere its largest resident set."""
     try:
-        status = Path("/proc/self/status").read_text()
-        return 1024 * int(status.split("VmHWM:")[1].split()[0])
+        return 1024 * int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0])
     except (OSError, IndexError):
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

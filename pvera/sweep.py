@@ -14,8 +14,20 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from pvera.config import MISTAKES, Run, explain, to_run
-from pvera.run import Done, row_path
+from pvera.config import MISTAKES, Run, explain, to_runs
+from pvera.run import row_path
+
+
+def jobs(config: DictConfig) -> list[list[str]]:
+    """The overrides of each run of a multirun's configuration, as Hydra's sweeper makes them."""
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    return BasicSweeper.split_arguments(parser.parse_overrides([*params, *config.hydra.overrides.task]), max_batch_size=None)[0]
+
+
+def compose(config: DictConfig, job: list[str]) -> list[Run]:
+    """The runs of one job of a multirun's configuration."""
+    return to_runs(GlobalHydra.instance().config_loader().load_sweep_config(config, job))
 
 
 class Sweep(Callback):
@@ -28,14 +40,11 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Composes and checks all runs, so that a wrong value in the last one stops the sweep before the first."""
-        loader = GlobalHydra.instance().config_loader()
-        params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
         try:
-            overrides = OverridesParser.create(config_loader=loader).parse_overrides([*params, *config.hydra.overrides.task])
-            for job in BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]:
-                run = to_run(loader.load_sweep_config(config, list(job)))
-                run.source.check(run.task)
-                self.runs.append((list(job), run))
+            for job in jobs(config):
+                runs = compose(config, job)
+                runs[0].source.check(runs[0].task)
+                self.runs += [(job, run) for run in runs]
             self.done_before = sum(row_path(run).exists() for _, run in self.runs)
         except MISTAKES as error:  # Hydra would turn an exception of a callback into a warning, but it lets an exit pass
             print(f"pvera: {explain(error)}", file=sys.stderr)
@@ -45,19 +54,21 @@ class Sweep(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Prints the result of one run of a sweep, and the time left by the mean of those before."""
         done = job_return._return_value
-        if not self.runs or not isinstance(done, Done) or not done.new:
+        new = [one for one in done if one.new] if isinstance(done, list) else []
+        if not self.runs or not new:
             return
-        self.ended += 1
+        self.ended += len(new)
         to_do = len(self.runs) - self.done_before
         left = (time.monotonic() - self.start) / self.ended * (to_do - self.ended)
         eta = f", about {timedelta(seconds=round(left))} left" if self.ended < to_do else ""
-        print(f"[{self.done_before + self.ended}/{len(self.runs)}] {done.line()}{eta}", flush=True)
+        for number, one in enumerate(new, start=self.done_before + self.ended - len(new) + 1):
+            print(f"[{number}/{len(self.runs)}] {one.line()}{eta if one is new[-1] else ''}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Names the runs that left no row; whoever started the sweep learns of them by the exit code too."""
-        missing = [job for job, run in self.runs if not row_path(run).exists()]
+        missing = [(job, run.seed) for job, run in self.runs if not row_path(run).exists()]
         if missing:
             print(f"pvera: {len(missing)} of {len(self.runs)} runs failed; the same command tries only these again:", file=sys.stderr)
-            for job in missing:
-                print(f"  {' '.join(job)}", file=sys.stderr)
+            for job, seed in missing:
+                print(f"  {' '.join(part for part in job if not part.startswith('seed='))} seed={seed}", file=sys.stderr)
             sys.exit(1)

@@ -9,90 +9,19 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from data.tasks import GROUPS, TASKS
-from pvera import render, results
+from pvera import render, reported, results
 from pvera.errors import UserError
+from pvera.render import METRICS, Cell, Column, Line, Section
 from pvera.results import Row
 
 SEPARATE = ("backbone", "backbone_description", "source", "protocol", "image_size", "precision", "limited")
 
 Runs = dict[str, dict[int, Row]]  # one adapter's runs by task and seed
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a field of the row is shown: its label with the unit, the factor to that unit, and the decimals that mean something."""
-
-    label: str
-    factor: float
-    decimals: int
-
-
-METRICS = {
-    "test_acc": Metric("accuracy (%)", 100, 1),
-    "test_ace": Metric("ACE (%)", 100, 2),
-    "test_ece": Metric("ECE (%)", 100, 2),
-    "test_nll": Metric("NLL (nats)", 1, 3),
-    "test_brier": Metric("Brier score", 1, 3),
-    "val_acc": Metric("validation accuracy (%)", 100, 1),
-}
-
-
-@dataclass(frozen=True)
-class Column:
-    """The mean of a row's field over the tasks of each group, then over the groups; a single task is a group of one."""
-
-    heading: str
-    name: str
-    field: str
-    groups: tuple[tuple[str, ...], ...]
-
-    @property
-    def metric(self) -> Metric:
-        return METRICS[self.field]
-
-    def cell(self, runs: Runs) -> "Cell | None":
-        """Over the seeds that have every task of the column; None, a hole, where no seed has."""
-        seeds = set.intersection(*(set(runs.get(task, ())) for group in self.groups for task in group))
-        values = [
-            self.metric.factor * fmean(fmean(getattr(runs[task][seed], self.field) for task in g) for g in self.groups) for seed in seeds
-        ]
-        return Cell(fmean(values), stdev(values) if len(values) > 1 else None, len(values)) if values else None
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Mean and sample standard deviation (None for one seed) over a number of seeds, in the column's unit."""
-
-    mean: float
-    std: float | None
-    seeds: int
-
-
-@dataclass(frozen=True)
-class Line:
-    """One adapter: its trainable parameters without the head (fewest and most over its runs), its cells, and mean seconds per run."""
-
-    adapter: str
-    parameters: tuple[int, int]
-    cells: list[Cell | None]
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Section:
-    """One table. `facts` are the values of SEPARATE, `seeds` the largest number of seeds of a cell."""
-
-    facts: dict[str, Any]
-    columns: list[Column]
-    lines: list[Line]
-    seeds: int
-    caption: list[str]
 
 
 def sections(rows: Iterable[Row], metric: str = "test_acc") -> list[Section]:
@@ -115,13 +44,21 @@ def _section(facts: dict[str, Any], rows: list[Row], metric: str) -> Section:
     for adapter, by_task in runs.items():
         mine = [row for by_seed in by_task.values() for row in by_seed.values()]
         sizes = [row.adapter_params for row in mine]
-        cells = [column.cell(by_task) for column in columns]
+        cells = [_cell(column, by_task) for column in columns]
         lines.append(Line(adapter, (min(sizes), max(sizes)), cells, fmean(row.seconds for row in mine)))
         shown += mine
     lines.sort(key=lambda line: (line.parameters, line.adapter))
-    counts = {cell.seeds for line in lines for cell in line.cells if cell}
+    counts = {cell.seeds for line in lines for cell in line.cells if cell and cell.seeds}
     several = sum(len(found) > 1 for found in digests.values())
     return Section(facts, columns, lines, max(counts), _caption(shown, METRICS[metric].label, counts, several))
+
+
+def _cell(column: Column, runs: Runs) -> Cell | None:
+    """Over the seeds that have every task of the column; None, a hole, where no seed has."""
+    tasks = [task for group in column.groups for task in group]
+    seeds = set.intersection(*(set(runs.get(task, ())) for task in tasks))
+    values = [column.metric.factor * column.mean({task: getattr(runs[task][seed], column.field) for task in tasks}) for seed in seeds]
+    return Cell(fmean(values), stdev(values) if len(values) > 1 else None, len(values)) if values else None
 
 
 def _columns(present: set[str], metric: str) -> list[Column]:
@@ -212,12 +149,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--metric", choices=METRICS, default="test_acc", help="what a table of several tasks shows (default: test_acc)")
     parser.add_argument("--allow-limited", action="store_true", help="show shortened runs too, in tables of their own")
     parser.add_argument("--allow-dirty", action="store_true", help="show runs of uncommitted code too")
+    parser.add_argument("--with-reported", action="store_true", help="add what other publications report, in tables of their own")
     parser.add_argument("--out", metavar="DIR", type=Path, help="where the tables go (default: the folder itself)")
     options = parser.parse_args(arguments)
     try:
         rows = results.read_all(options.folder)
         admit(rows, options.folder, options.allow_limited, options.allow_dirty)
-        texts = {ending: form(sections(rows, options.metric)) for ending, form in render.FORMS.items()}
+        tables = sections(rows, options.metric)
+        if options.with_reported:
+            if options.metric != "test_acc":
+                raise UserError(f"--with-reported adds accuracies, and no publication reports {options.metric}: leave one of the two out")
+            tables += reported.sections(reported.read(), _columns(set(TASKS), options.metric))
+        texts = {ending: form(tables) for ending, form in render.FORMS.items()}
         stem = "table" if options.metric == "test_acc" else f"table-{options.metric}"
         for ending, text in texts.items():
             results.write_atomically((options.out or options.folder) / f"{stem}.{ending}", text.encode())

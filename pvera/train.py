@@ -12,14 +12,16 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from adapters.base import Adapter
+from adapters.inject import edits
+from pvera import resources
 from pvera.config import Protocol, Trainer
-from pvera.errors import UserError
-from pvera.evaluate import logits_of
+from pvera.evaluate import EVAL_BATCH, logits_of
 from pvera.model import Classifier, trainable
+from pvera.pack import pack
 
 
 class Data:
-    """Images (N, S, S, 3) uint8 and labels (N,) of one split, on the device."""
+    """Images (N, S, S, 3) uint8, or features (N, width), and labels (N,) of one split, on the device."""
 
     def __init__(self, images: Any, labels: Any, device: torch.device) -> None:
         with warnings.catch_warnings():
@@ -29,6 +31,15 @@ class Data:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def frozen_work_done(model: Classifier, data: Data) -> Data:
+    """The data as the model trains on it: where nothing in the backbone trains (linear probe), its features, computed once."""
+    if any(True for _ in edits(model)):
+        return data
+    with torch.no_grad():
+        features = torch.cat([model.eval().features(images) for images in data.images.split(EVAL_BATCH)])
+    return Data(features, data.labels, data.labels.device)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, double_softmax: bool) -> Tensor:
@@ -55,36 +66,35 @@ class Learner:
     """Epochs since the validation loss last improved by the required margin."""
     reference: float = float("inf")
     """The validation loss that an epoch has to improve on by that margin."""
+    failure: str | None = None
+    """Why this learner cannot go on."""
 
     def __post_init__(self) -> None:
         head = list(self.model.head.parameters())
         new = [p for name, p in trainable(self.model) if not name.startswith("head.")]
-        groups = [{"params": head, "lr": self.trainer.head_lr}, {"params": new, "lr": self.adapter.lr}]
+        groups: list[dict[str, Any]] = [{"params": head, "lr": self.trainer.head_lr}, {"params": new, "lr": self.adapter.lr}]
         self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=self.trainer.weight_decay)
         self.order = torch.Generator().manual_seed(self.seed)
 
     @property
     def finished(self) -> bool:
-        return self.stale >= self.trainer.patience
+        return self.failure is not None or self.stale >= self.trainer.patience
 
-    def train_epoch(self, data: Data, progress: Callable[[int], object]) -> dict[str, float]:
-        """One pass over the data; returns the mean of each part of the loss, and what the adapter monitors at the end."""
-        self.model.train()
+    def fail(self, what: str, value: object) -> None:
+        """Ends this learner: a figure is not finite."""
+        self.failure = (
+            f"the {what} of {self.adapter.name} (seed {self.seed}) is not finite in epoch {self.epochs}: {value}; lower adapter.lr"
+        )
+
+    def next_order(self, images: int) -> Tensor:
+        """Begins an epoch: the indices (images,) in the order of this learner's own stream."""
         self.epochs += 1
-        order = torch.randperm(len(data), generator=self.order) if self.protocol.shuffle else torch.arange(len(data))
-        sums = torch.zeros(2, device=data.labels.device)  # kept on the device: reading them each step would wait for it
-        for batch in order.to(data.labels.device).split(self.trainer.batch_size):
-            classification = cross_entropy(self.model(data.images[batch]), data.labels[batch], self.protocol.double_softmax)
-            penalty = self.adapter.penalty(self.model)
-            self.optimizer.zero_grad(set_to_none=True)
-            (classification + penalty).backward()
-            self.optimizer.step()
-            sums += torch.stack([classification.detach(), torch.as_tensor(penalty).detach().to(sums.device)]) * len(batch)
-            progress(len(batch))
-        losses = dict(zip(("cross_entropy", "penalty"), (sums / len(data)).tolist(), strict=True))
-        if not all(math.isfinite(value) for value in losses.values()):
-            raise UserError(f"the training loss of {self.adapter.name} is not finite in epoch {self.epochs}: {losses}; lower adapter.lr")
-        return losses | self.adapter.monitor(self.model)
+        return torch.randperm(images, generator=self.order) if self.protocol.shuffle else torch.arange(images)
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Classification loss and penalty, (2,), of the pass that gave these logits."""
+        classification = cross_entropy(logits, labels, self.protocol.double_softmax)
+        return torch.stack([classification, torch.as_tensor(self.adapter.penalty(self.model), device=logits.device)])
 
     def validation(self, data: Data) -> tuple[float, float]:
         """Validation loss (of the protocol's kind) and accuracy."""
@@ -94,6 +104,9 @@ class Learner:
 
     def judge(self, loss: float, accuracy: float) -> None:
         """Keeps the weights of the lowest loss, and counts the epochs that did not improve on it by the margin."""
+        if not math.isfinite(loss):
+            self.fail("validation loss", loss)
+            return
         better = self.epochs == 1 or 100 * (self.reference - loss) > self.trainer.min_improvement * self.reference
         self.stale = 0 if better else self.stale + 1
         self.reference = loss if better else self.reference
@@ -102,32 +115,97 @@ class Learner:
             self.best_state = {name: p.detach().clone() for name, p in trainable(self.model)}
 
 
-def fit(learners: list[Learner], train: Data, val: Data, report: Callable[[int, dict[str, float]], object], title: str) -> None:
-    """Trains the grid points of one run until each is stale (or all are, under `stop_together`) or the epochs are used up.
+def fitting(learners: list[Learner], data: Data, share: float = 0.8) -> int:
+    """How many learners one pass has memory for, by what a step of the first one takes; the streams of its draws are put back."""
+    if len(learners) == 1:
+        return 1
+    first, device = learners[0], data.labels.device
+    noise = [(edit.noise, edit.noise.get_state()) for edit in edits(first.model)]
+    batch = slice(0, first.trainer.batch_size)
+    before = resources.memory(device)
+    resources.reset_peak_memory(device)
+    first.losses(first.model.train()(data.images[batch]), data.labels[batch]).sum().backward()
+    step = max(1, resources.peak_memory(device) - before)
+    first.optimizer.zero_grad(set_to_none=True)
+    for generator, state in noise:
+        generator.set_state(state)
+    return max(1, min(len(learners), int(share * resources.free_memory(device) / step)))
 
-    `report(index, figures)` is called for each point after each of its epochs.
+
+def train_epoch(learners: list[Learner], data: Data, progress: Callable[[int], object]) -> list[dict[str, float]]:
+    """One epoch of several learners in one pass of the frozen backbone over all their batches, each in its own order.
+
+    Returns for each learner the mean of each part of the loss, and what its adapter monitors at the end.
     """
+    model = pack([learner.model for learner in learners]).train()
+    device, size = data.labels.device, learners[0].trainer.batch_size
+    orders = [learner.next_order(len(data)).to(device).split(size) for learner in learners]
+    sums = torch.zeros(len(learners), 2, device=device)  # kept on the device: reading them each step would wait for it
+    for batches in zip(*orders, strict=True):
+        index = torch.cat(batches)
+        outputs = zip(learners, model(data.images[index]).chunk(len(learners)), data.labels[index].chunk(len(learners)), strict=True)
+        losses = torch.stack([learner.losses(logits, labels) for learner, logits, labels in outputs])
+        for learner in learners:
+            learner.optimizer.zero_grad(set_to_none=True)
+        losses.sum().backward()  # no learner's loss depends on another's parameters
+        for learner in learners:
+            learner.optimizer.step()
+        sums += losses.detach() * len(batches[0])
+        progress(len(index))
+    figures = []
+    for learner, means in zip(learners, (sums / len(data)).tolist(), strict=True):
+        losses_by_name = dict(zip(("cross_entropy", "penalty"), means, strict=True))
+        if not all(math.isfinite(value) for value in means):
+            learner.fail("training loss", losses_by_name)
+        figures.append(losses_by_name | learner.adapter.monitor(learner.model))
+    return figures
+
+
+def fit(
+    groups: list[list[Learner]], train: Data, val: Data, report: Callable[[int, int, dict[str, float]], object], title: str,
+    pack: int | None = None,
+) -> None:  # fmt: skip
+    """Trains runs, each a list of its grid points, until a point is stale (or all of its run, under `stop_together`) or epochs are used up.
+
+    At most `pack` points ride one pass of the backbone, None: as many as fit into memory. `report(run, point, figures)` is called for
+    each after each of its epochs. A learner whose loss is not finite ends alone, with its failure noted.
+    """
+    learners = [learner for group in groups for learner in group]
     trainer, together = learners[0].trainer, learners[0].protocol.stop_together
+    train, val = (frozen_work_done(learners[0].model, data) for data in (train, val))
+    size = pack or fitting(learners, train)
+    places = {id(learner): (run, point) for run, group in enumerate(groups) for point, learner in enumerate(group)}
     with _bar(trainer.epochs * len(learners) * len(train), title) as bar:
         for learner in learners:
             learner.first_loss, _ = learner.validation(val)
         for _ in range(trainer.epochs):
-            alive = [learner for learner in learners if not learner.finished]
-            if not alive:
+            alive = [group for group in groups if any(not learner.finished for learner in group)]
+            going = [learner for group in alive for learner in group if not (learner.failure if together else learner.finished)]
+            if not going:
                 break
-            for learner in learners if together else alive:
-                figures = learner.train_epoch(train, bar.update)
+            for learner, figures in zip(going, _in_packs(going, size, train, bar.update), strict=True):
+                if learner.failure:
+                    continue
                 loss, accuracy = learner.validation(val)
                 learner.judge(loss, accuracy)
-                report(learners.index(learner), {"epoch": learner.epochs, **figures, "val_loss": loss, "val_acc": accuracy})
+                report(*places[id(learner)], {"epoch": learner.epochs, **figures, "val_loss": loss, "val_acc": accuracy})
                 bar.set_postfix_str(f"epoch {learner.epochs}, val {loss:.3f}, {100 * accuracy:.1f} %", refresh=False)
 
 
-def refit(learner: Learner, train: Data, epochs: int, title: str) -> None:
-    """Trains for a fixed number of epochs, looking at no validation data."""
-    with _bar(epochs * len(train), title) as bar:
-        for _ in range(epochs):
-            learner.train_epoch(train, bar.update)
+def refit(learners: list[Learner], train: Data, epochs: list[int], title: str, pack: int | None = None) -> None:
+    """Trains each for its own number of epochs, looking at no validation data."""
+    train = frozen_work_done(learners[0].model, train)
+    size = pack or fitting(learners, train)
+    with _bar(sum(epochs) * len(train), title) as bar:
+        for epoch in range(max(epochs)):
+            going = [one for one, last in zip(learners, epochs, strict=True) if epoch < last and not one.failure]
+            _in_packs(going, size, train, bar.update)
+
+
+def _in_packs(learners: list[Learner], size: int, data: Data, progress: Callable[[int], object]) -> list[dict[str, float]]:
+    """One epoch of each, at most `size` at a time."""
+    packs = [learners[start : start + size] for start in range(0, len(learners), size)]
+    return [figures for members in packs for figures in train_epoch(members, data, progress)]
 
 
 def _bar(images: int, title: str) -> Any:

@@ -17,6 +17,7 @@ from PIL import Image
 from data import cache, pixels
 from data.folder import Folder
 from data.offline import Offline
+from data.source import provenance
 from data.tasks import find
 from data.wheels import sha256
 from pvera.errors import UserError
@@ -360,11 +361,10 @@ def test_a_table_says_so_where_runs_of_one_task_saw_other_images(root, tmp_path,
     from test_results import make_row
 
     from pvera import results, table
-    from pvera.run import _data
 
     seen = {}
     for seed, source in enumerate([cut(root), cut(root, resize="tf_bilinear")]):
-        seen[seed] = _data("folder", {split: source.load(TASK, split, 5) for split in ("val200", "test")})
+        seen[seed] = provenance({split: source.load(TASK, split, 5) for split in ("val200", "test")})
         config = {"task": "cifar100", "seed": seed}
         row = make_row(task="cifar100", seed=seed, config=config, digest=results.digest(config), data=seen[seed])
         results.write(results.path(tmp_path / "rows", row.backbone, row.adapter, row.task, seed, row.digest), row)
@@ -379,7 +379,5 @@ def test_a_table_says_so_where_runs_of_one_task_saw_other_images(root, tmp_path,
 def test_versions_of_a_row_are_those_of_all_its_splits():
     from types import SimpleNamespace
 
-    from pvera.run import _data
-
     made = [SimpleNamespace(membership="m", checksum="c", versions={"pillow": version}) for version in ("12.0", "13.0", "12.0")]
-    assert _data("folder", dict(zip("abc", made, strict=True)))["versions"] == {"pillow": "12.0, 13.0"}
+    assert provenance(dict(zip("abc", made, strict=True)))["versions"] == {"pillow": "12.0, 13.0"}

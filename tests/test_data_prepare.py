@@ -91,6 +91,7 @@ def rows(text: str) -> dict[tuple[str, str], list[str]]:
 
 def test_status_lists_the_19_and_what_is_missing(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.delenv("VTAB1K_ROOT", raising=False)
     assert status.main([]) == 0
     text = capsys.readouterr().out
     shown = rows(text)
@@ -102,6 +103,9 @@ def test_status_lists_the_19_and_what_is_missing(tmp_path, capsys, monkeypatch):
         assert cells[-1].endswith(f"in {tmp_path}/{task.builder}: run `python -m data.prepare task={name}`")
     assert shown["digits", "offline"][2:6] == ["ready", "800/800", "200/200", "797/797"]
     assert text.endswith("3 of 20 tasks ready\n")
+    monkeypatch.setenv("VTAB1K_ROOT", str(tmp_path))
+    assert status.main([]) == 0
+    assert [key for key in rows(capsys.readouterr().out) if key[1] == "folder"] == [(name, "folder") for name in TASKS]
     assert not list(tmp_path.iterdir())
 
 

@@ -1,0 +1,156 @@
+"""Trains runs that differ in the seed alone in one pack, and tests each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adapters.base import Adapter
+from data.source import provenance
+from pvera import checkpoint, resources, results, train
+from pvera.calibration import metrics
+from pvera.config import Run, from_dict
+from pvera.errors import UserError
+from pvera.evaluate import probabilities_of
+from pvera.model import Classifier, build, count, hold_in_bf16, trainable
+
+
+@dataclass
+class Trial:
+    """One run in training: a learner for each point of its grid, and the weights that are tested in the end."""
+
+    run: Run
+    path: Path
+    learners: list[train.Learner]
+
+    @property
+    def chosen(self) -> int:
+        """The point with the lowest validation loss."""
+        return min(range(len(self.learners)), key=lambda i: self.learners[i].best_loss)
+
+    @property
+    def points(self) -> list[dict[str, Any]]:
+        return [point for point, _ in self.run.adapter.points()]
+
+    def log(self, point: int, figures: dict[str, float]) -> None:
+        """An epoch of one point; where there are several, each has its own figures."""
+        prefix = ",".join(f"{key}={value}" for key, value in self.points[point].items()) + "/" if len(self.points) > 1 else ""
+        self.run.logger.epoch({key if key == "epoch" else prefix + key: value for key, value in figures.items()})
+
+
+def train_and_test(left: list[tuple[Run, Path]]) -> Iterator[tuple[Run, Path, results.Row]]:
+    """The rows of the runs, each as soon as it is tested; its probabilities and checkpoint are beside its path by then.
+
+    Raises UserError once the others are done if a run has no point that could be trained.
+    """
+    run, start = left[0][0], time.perf_counter()
+    device = resources.device(run.device)
+    resources.reset_peak_memory(device)
+    backbone = _frozen(run, device)
+    # Before the data: a width or a block that does not fit shows here.
+    trials = [Trial(one, path, [_learner(one, adapter, backbone) for _, adapter in one.adapter.points()]) for one, path in left]
+    splits = {name: run.source.load(run.task, name, run.image_size) for name in run.splits()}
+    on = {name: device if name != "test" else torch.device("cpu") for name in splits}  # the test split is read once, in batches
+    data = {name: train.Data(split.images, split.labels, on[name]) for name, split in splits.items()}
+    for one, _ in left:
+        digest, tags = results.digest(one.settings()), [one.task.name, one.backbone.name]
+        one.logger.start(one.settings(), run_id=digest[:16], group=one.name, job_type=one.adapter.name, tags=tags)
+
+    title = f"{run.adapter.name} {run.task.name} seed {','.join(str(one.seed) for one, _ in left)}"
+    groups = [trial.learners for trial in trials]
+    train.fit(groups, data["train800"], data["val200"], lambda i, point, figures: trials[i].log(point, figures), title, run.pack)
+    failed = [learners[0].failure for learners in groups if all(learner.failure for learner in learners)]
+    trials = [trial for trial in trials if any(not learner.failure for learner in trial.learners)]
+    states = {id(trial): trial.learners[trial.chosen].best_state for trial in trials}
+    work = {id(trial): sum(learner.epochs for learner in trial.learners) * len(data["train800"]) for trial in trials}
+    if run.protocol.retrain and trials:
+        finals = [_learner(trial.run, trial.learners[trial.chosen].adapter, backbone) for trial in trials]
+        epochs = [trial.learners[trial.chosen].best_epoch for trial in trials]
+        train.refit(finals, data["train1000"], epochs, f"{title}, on train1000", run.pack)
+        for trial, final in zip(trials, finals, strict=True):
+            states[id(trial)] = {name: p.detach() for name, p in trainable(final.model)}
+            work[id(trial)] += final.epochs * len(data["train1000"])
+            failed += [final.failure] if final.failure else []
+        trials = [trial for trial, final in zip(trials, finals, strict=True) if not final.failure]
+    trained = time.perf_counter() - start
+    for trial in trials:
+        before = time.perf_counter()
+        figures = _test(trial, states[id(trial)], data["test"])
+        seconds = trained * work[id(trial)] / sum(work.values()) + time.perf_counter() - before  # its own share
+        sizes = {"n_train": len(data["train1000" if run.protocol.retrain else "train800"]), "n_val": len(data["val200"])}
+        reasons = trial.run.shortened() + [split.limited for split in splits.values() if split.limited]
+        images = provenance(splits)
+        yield trial.run, trial.path, _row(trial, figures, seconds=seconds, device=device, reasons=reasons, images=images, sizes=sizes)
+    if failed:
+        raise UserError("; ".join(dict.fromkeys(str(reason) for reason in failed)))
+
+
+def _test(trial: Trial, state: dict[str, Tensor], test: train.Data) -> dict[str, Any]:
+    """The test metrics of the trained weights; writes probabilities and checkpoint."""
+    model, run = trial.learners[trial.chosen].model, trial.run
+    checkpoint.load(model, state, "the trained model")
+    probabilities = probabilities_of(model, test.images)
+    figures: dict[str, Any] = {f"test_{name}": value for name, value in metrics(probabilities, test.labels).items()}
+    results.save_probabilities(trial.path, probabilities.numpy(), test.labels.numpy())
+    saved = {"run": run.to_dict(), "chosen": trial.points[trial.chosen], "weights_sha256": run.backbone.weights_sha256()}
+    checkpoint.save(trial.path.with_suffix(".safetensors"), state, saved)
+    return figures | {"n_test": len(test)}
+
+
+def _row(
+    trial: Trial, figures: dict[str, Any], *, seconds: float, device: torch.device, reasons: list[str], images: dict, sizes: dict
+) -> results.Row:
+    run, chosen, settings = trial.run, trial.learners[trial.chosen], trial.run.settings()
+    adapter_params, head_params = count(chosen.model)
+    grid = zip(trial.points, trial.learners, strict=True)
+    return results.Row(
+        schema_version=results.SCHEMA_VERSION, config=settings, digest=results.digest(settings), experiment=run.name,
+        task=run.task.name, group=run.task.group, adapter=run.adapter.name,
+        backbone=run.backbone.name, backbone_description=run.backbone.description,
+        source=run.source.name, protocol=run.protocol.name, seed=run.seed, image_size=run.image_size, precision=run.precision,
+        adapter_params=adapter_params, head_params=head_params,
+        grid=[{"point": point, "val_loss": one.best_loss, "val_acc": one.best_accuracy, "best_epoch": one.best_epoch, "epochs": one.epochs}
+              for point, one in grid],
+        chosen=trial.points[trial.chosen], val_loss=chosen.best_loss, val_acc=chosen.best_accuracy, best_epoch=chosen.best_epoch,
+        limited=bool(reasons), limited_reasons=list(dict.fromkeys(reasons)), first_loss=chosen.first_loss,
+        seconds=seconds, peak_memory=resources.peak_memory(device), device=resources.describe(device),
+        data={"source": run.source.name} | images,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"), **sizes, **figures, **results.provenance(),
+    )  # fmt: skip
+
+
+def _learner(run: Run, adapter: Adapter, backbone: nn.Module) -> train.Learner:
+    model = build(backbone, adapter, run.task.classes, run.normalisation(), run.seed, run.precision == "bf16")
+    return train.Learner(model, adapter, run.trainer, run.protocol, run.seed)
+
+
+def _frozen(run: Run, device: torch.device) -> nn.Module:
+    backbone = run.backbone.create(run.image_size).to(device)
+    return hold_in_bf16(backbone) if run.precision == "bf16" else backbone
+
+
+def rebuild(path: Path, root: str | None, device_name: str) -> tuple[Classifier, train.Data]:
+    """The trained model of a checkpoint and the test split it was tested on. `root` says where the data is if not where it was."""
+    tensors, saved = checkpoint.read(path)
+    run, weights = from_dict(saved["run"]), saved["weights_sha256"]
+    if root is not None:
+        if not hasattr(run.source, "root"):
+            raise UserError(f"--root is for data in a folder; source={run.source.name} has none")
+        run.source.root = root
+    here = run.backbone.weights_sha256()
+    if here != weights:
+        raise UserError(f"{path} is of another backbone: {run.backbone.name} had the weights {weights[:12]}, here it has {here[:12]}")
+    run.source.check(run.task)
+    device = resources.device(device_name)
+    [(_, adapter)] = replace(run.adapter, **saved["chosen"]).points()
+    model = _learner(run, adapter, _frozen(run, device)).model
+    checkpoint.load(model, tensors, str(path))
+    test = run.source.load(run.task, "test", run.image_size)
+    return model, train.Data(test.images, test.labels, device)

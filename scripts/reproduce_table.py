@@ -1,0 +1,120 @@
+"""The paper's table: says what is missing on this machine and how to get it, runs what can be run, and renders the table.
+
+    make reproduce-table ARGS="source=tfds protocol=corrected"     or: python scripts/reproduce_table.py source=tfds protocol=corrected
+
+The words are Hydra's overrides of experiment=paper/all (task=dtd,kitti adapter=pvera seed=0 source.root=DIR ...). What has been run
+before is not run again. Exit codes: 0 the table is complete, 1 parts of it are missing, 2 a mistake in the request, 130 stopped.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hydra import initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+
+from pvera import results, sweep, table
+from pvera.config import MISTAKES, Run, explain, register
+from pvera.errors import UserError
+
+EXPERIMENT = "experiment=paper/all"
+
+
+@dataclass
+class Plan:
+    """What the request asks for, and which of it is available or missing, named by overrides (`task=dtd`, `backbone=...`)."""
+
+    runs: dict[str, list[Run]]
+    """By task: one for each backbone, source, ... of the sweep, whatever its adapter and seed."""
+    number: int
+    """Of all runs, adapters and seeds included."""
+    available: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def plan(overrides: list[str]) -> Plan:
+    """Composes the sweep. Raises one of MISTAKES where that cannot be done."""
+    if other := next((override for override in overrides if override.startswith("experiment=")), None):
+        raise UserError(f"this is {EXPERIMENT}, found {other}: restrict it by adapter=, task= or seed=, or run python -m pvera {other}")
+    register()
+    with initialize_config_module("configs", version_base="1.3"):
+        config = GlobalHydra.instance().config_loader().load_configuration("config", [EXPERIMENT, *overrides], run_mode=RunMode.MULTIRUN)
+        jobs = sweep.jobs(config)
+        # Data and weights do not depend on adapter and seed: one run for all that differ in nothing else.
+        others = {tuple(part for part in job if not part.startswith(("adapter", "seed="))): job for job in jobs}
+        runs: dict[str, list[Run]] = {}
+        for job in others.values():
+            task = [part for part in job if part.startswith("task=")][-1]
+            seeds = sweep.compose(config, job)
+            runs.setdefault(task, []).append(seeds[0])
+    return Plan(runs, len(jobs) * len(seeds))
+
+
+def check(wanted: Plan) -> None:
+    """Prints a line for each task and backbone, and notes what is there and what is not."""
+    some = next(iter(wanted.runs.values()))
+    print(f"{EXPERIMENT}: {wanted.number} runs, source {some[0].source.name}, protocol {some[0].protocol.name}; its data and weights:")
+    said = ""
+
+    def ready(what: str, runs: list[Run], look: Callable[[Run], None]) -> bool:
+        nonlocal said
+        try:
+            for run in runs:
+                look(run)
+        except UserError as error:
+            print(f"  {what:26} missing: {error if str(error) != said else 'for the same reason'}", flush=True)
+            said = str(error)
+            wanted.missing.append(what)
+            return False
+        print(f"  {what:26} ready", flush=True)
+        return True
+
+    wanted.available = [task for task, runs in wanted.runs.items() if ready(task, runs, lambda run: run.source.check(run.task))]
+    for run in {run.backbone.name: run for run in some}.values():
+        if not ready(f"backbone={run.backbone.name}", [run], lambda run: run.backbone.check(run.image_size)):
+            wanted.available = []
+
+
+def render(folder: Path) -> int:
+    """Prints and writes the tables of accuracy and ACE. Returns 0, 1 where no run has left a row, or 2 where the tables cannot be made."""
+    if not folder.is_dir() or not results.read_all(folder):
+        print(f"no table: no run has left a row in {folder} yet")
+        return 1
+    shown = [str(folder), "--allow-limited", "--allow-dirty"]  # their captions say so
+    return max(table.main([*shown, "--with-reported"]), table.main([*shown, "--metric", "test_ace"]))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides of experiment=paper/all")
+    overrides = parser.parse_args(arguments).overrides
+    try:
+        wanted = plan(overrides)
+        check(wanted)
+        code = 0
+        if wanted.available:
+            tasks = ",".join(task.removeprefix("task=") for task in wanted.available)
+            others = [override for override in overrides if not override.startswith("task=")]
+            code = subprocess.run([sys.executable, "-m", "pvera", EXPERIMENT, *others, f"task={tasks}"]).returncode
+        if code in (0, 1):  # 1: some runs failed
+            code = max(code, render(Path(next(iter(wanted.runs.values()))[0].results)))
+    except MISTAKES as error:
+        print(f"pvera: {explain(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("pvera: stopped; the same command goes on with what is missing", file=sys.stderr)
+        return 130
+    if code > 1 or (code == 0 and not wanted.missing):
+        return code
+    missing = ", ".join(wanted.missing) or "the runs that failed, named above"
+    print(f"pvera: not complete, missing: {missing}; the same command goes on once it is there", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""Everything that can be composed composes, and what cannot is refused in one line."""
+
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+
+from adapters import methods
+from data.tasks import EXTRA, TASKS
+from pvera.config import MISTAKES, Protocol, explain, from_dict, register, to_runs
+from pvera.errors import UserError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+EXPERIMENTS = sorted(str(p.relative_to(CONFIGS / "experiment").with_suffix("")) for p in (CONFIGS / "experiment").rglob("*.yaml"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra():
+    register()
+    with initialize_config_module("configs", version_base="1.3"):
+        yield
+
+
+def run(*overrides: str):
+    return to_runs(compose("config", overrides=list(overrides)))[0]
+
+
+def options(group: str) -> list[str]:
+    return GlobalHydra.instance().config_loader().get_group_options(group)
+
+
+def test_the_groups_hold_what_they_should():
+    assert set(options("task")) - {"extra"} == set(TASKS)
+    assert len(TASKS) == 19
+    assert options("task/extra") == ["digits"]
+    assert set(options("adapter")) == set(methods())
+    assert len(methods()) == 8
+    assert options("source") == ["folder", "offline", "tfds"]
+    assert options("protocol") == ["corrected", "released"]
+    assert options("trainer") == ["default", "smoke"]
+    assert options("logger") == ["none", "wandb"]
+
+
+@pytest.mark.parametrize("protocol", ["corrected", "released"])
+@pytest.mark.parametrize("adapter", methods())
+def test_every_adapter_composes_under_both_protocols(adapter, protocol):
+    composed = run(f"adapter={adapter}", f"protocol={protocol}")
+    assert type(composed.adapter) is methods()[adapter]
+    for name in {f.name for f in fields(Protocol)} & {f.name for f in fields(composed.adapter)} - {"name"}:
+        assert getattr(composed.adapter, name) == getattr(composed.protocol, name)
+    assert from_dict(composed.to_dict()).settings() == composed.settings()
+
+
+@pytest.mark.parametrize("task", [*TASKS, *EXTRA])
+def test_every_task_composes_with_its_released_kl_weight(task):
+    composed = run(f"task={task}", "protocol=released", "adapter=pvera")
+    assert composed.task == (TASKS | EXTRA)[task]
+    assert composed.adapter.kl_weight == composed.task.released_kl_weight
+
+
+@pytest.mark.parametrize("group", ["backbone", "source", "trainer", "logger", "launcher"])
+def test_every_other_choice_composes(group):
+    for choice in options(group):
+        assert run(f"{group}={choice}")
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_and_opens_with_its_command(experiment):
+    for adapter in methods():
+        composed = run(f"experiment={experiment}", f"adapter={adapter}")  # of several seeds the first
+        assert [point for point, _ in composed.adapter.points()]
+    text = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
+    assert f"python -m pvera experiment={experiment}" in text
+
+
+def test_there_are_as_many_experiments_as_we_say():
+    assert len(EXPERIMENTS) == 11
+    assert {f"paper/{name}" for name in methods()} == {e for e in EXPERIMENTS if e.startswith("paper/")} - {"paper/all"}
+
+
+def test_corrected_is_the_schema_default():
+    assert run().protocol == Protocol()
+
+
+def test_a_value_set_by_hand_wins_over_the_protocol():
+    assert run("protocol=released", "adapter=vera", "adapter.d_initial=0.5").adapter.d_initial == 0.5
+
+
+def test_the_digest_covers_what_changes_the_numbers_and_nothing_else():
+    base = run("adapter=lora").settings()
+    same = ["device=cpu", "results=elsewhere", "name=other", "logger=wandb", "limited=why", "pack=1"]
+    assert all(run("adapter=lora", override).settings() == base for override in same)
+    changes = ["seed=1", "adapter.rank=64", "adapter.alpha=8", "adapter=dora", "image_size=98", "precision=bf16", "trainer.epochs=3",
+               "protocol=released", "source.resize=tf_bilinear", "source.normalisation=half", "source.test_limit=5", "backbone=test_vit",
+               "task=dsprites_ori", "backbone.pos_embed_antialias=false"]  # fmt: skip
+    assert all(run("adapter=lora", override).settings() != base for override in changes)
+
+
+def test_a_list_of_seeds_is_a_run_for_each():
+    both = to_runs(compose("config", overrides=["adapter=lora", "seed=[3,5]"]))
+    assert [one.settings() for one in both] == [run("adapter=lora", f"seed={seed}").settings() for seed in (3, 5)]
+
+
+def test_a_grid_that_is_not_searched_does_not_change_the_digest():
+    assert run("adapter=lora", "adapter.rank=32").settings() == run("adapter=lora", "adapter.rank=32", "adapter.grid=[]").settings()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["adapter=loar"], "adaptformer bottleneck dora ia3 linear_probe lora pvera vera"),
+        (["task=mnist"], "caltech101"),
+        (["experiment=nope"], "demo"),
+        (["adapter.rnk=3"], "adapter.rnk is no setting; there are"),
+        (["+adapter.rnk=3"], "adapter.rnk is no setting; there are"),
+        (["+colour=3"], "colour is no setting; there are adapter"),
+        (["seed=x"], "seed must be a whole number of at least 0, or a list of such, found 'x'"),
+        (["seed=-1"], "seed must be a whole number"),
+        (["seed=[0,1.5]"], "seed must be a whole number"),
+        (["seed=[1,1]"], "seed must be a number or a list of different ones"),
+        (["seed=[]"], "seed must be a number or a list of different ones"),
+        (["pack=0"], "pack must be at least 1"),
+        (["device=tpu"], "device must be one of auto, cpu, cuda, found 'tpu'"),
+        (["precision=fp16"], "precision must be one of fp32, bf16"),
+        (["adapter=lora", "adapter.rank=0"], "adapter.rank must be"),
+        (["adapter=lora", "adapter.rank=1.5"], "adapter.rank"),
+        (["adapter=lora", "adapter.lr=-1e-3"], "adapter.lr must be"),
+        (["adapter=lora", "adapter.targets=[q,z]"], "adapter.targets must be"),
+        (["adapter=lora", "adapter.name=mine"], "adapter.name is 'mine'"),
+        (["adapter=lora", "adapter.grid=[{size:3}]"], "adapter.grid has 'size'"),
+        (["trainer.epochs=0"], "trainer.epochs must be above 0"),
+        (["trainer.head_lr=-1"], "trainer.head_lr must be above 0"),
+        (["task.classes=3"], "task.classes is 16"),
+        (["source.resize=nearest"], "source.resize must be one of"),
+        (["source.root=x"], "source.root is no setting"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_there_is(overrides, said):
+    with pytest.raises(MISTAKES) as caught:
+        run(*overrides)
+    line = explain(caught.value)
+    assert said in line
+    assert "\n" not in line
+
+
+def test_a_saved_run_of_an_unknown_adapter_is_refused():
+    saved = run().to_dict()
+    with pytest.raises(UserError, match="cannot|not one that this version"):
+        from_dict(saved | {"adapter": saved["adapter"] | {"name": "ninth"}})
+    assert asdict(from_dict(saved).trainer) == saved["trainer"]
