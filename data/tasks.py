@@ -40,6 +40,7 @@ class Task:
     released_kl_weight: float
     """1 / beta: what PVeRA's released code multiplies the KL term with."""
     licence: str
+    """As the data's own page has it, in few words; that page is what counts."""
     disk_gb: float
     """Room that the prepared TFDS data take, roughly."""
     builder: str = ""
@@ -48,8 +49,10 @@ class Task:
     """Acceptable TFDS versions: patterns separated by blanks."""
     label: str = "stored"
     """How data/labels.py makes the label: as stored, or by the rule of this name."""
-    manual: bool = False
-    """The original data must be downloaded by hand."""
+    manual: str = ""
+    """What must be downloaded by hand, and from where; empty where TFDS downloads it."""
+    manual_files: str = ""
+    """What must then be in TFDS's folder of manual downloads, separated by blanks."""
     n_test_folder: int | None = None
     """Size of the test split in the image-folder copy, where it is not n_test."""
     train800: str = "train[:800]"
@@ -92,11 +95,11 @@ def register() -> None:
 
 _DSPRITES: dict[str, Any] = {
     "builder": "dsprites", "versions": "2.*.*", "val200": "train[589824:590024]", "test": "train[663552:]", "n_test": 73_728,
-    "licence": "Apache-2.0", "disk_gb": 0.7,
+    "licence": "Apache-2.0", "disk_gb": 0.3,
 }  # fmt: skip
 _CLEVR: dict[str, Any] = {
     "builder": "clevr", "versions": "3.*.*", "val200": "train[63000:63200]", "test": "validation", "n_test": 15_000,
-    "licence": "CC BY 4.0", "disk_gb": 18,
+    "licence": "CC BY 4.0", "disk_gb": 19,
 }  # fmt: skip
 _SMALLNORB: dict[str, Any] = {
     "builder": "smallnorb", "versions": "2.*.*", "val200": "test[:200]", "test": "test[50%:]", "n_test": 12_150,
@@ -126,15 +129,21 @@ _SPECIALIZED = [
          builder="patch_camelyon", versions="2.*.*"),
     Task("eurosat", "specialized", "eurosat", 10, 5_400, "train[16200:16400]", "train[21600:]", 1e-6, "MIT", 0.1,
          builder="eurosat/rgb", versions="2.*.*"),
-    Task("resisc45", "specialized", "resisc45", 45, 6_300, "train[18900:19100]", "train[25200:]", 1e-6, "not stated", 0.5,
-         builder="resisc45", versions="3.*.*", manual=True),
+    Task("resisc45", "specialized", "resisc45", 45, 6_300, "train[18900:19100]", "train[25200:]", 1e-6, "not stated", 0.43,
+         builder="resisc45", versions="3.*.*",
+         manual="NWPU-RESISC45.rar from https://1drv.ms/u/s!AmgKYzARBl5ca3HNaHIlzp_IXjs, unpacked (45 folders of 700 images, "
+                "NWPU-RESISC45/airplane/airplane_001.jpg and so on),",
+         manual_files="NWPU-RESISC45"),
     Task("diabetic_retinopathy", "specialized", "diabetic_retinopathy", 5, 42_670, "validation[:200]", "test", 1e-6,
-         "Kaggle competition rules", 1.7, builder="diabetic_retinopathy_detection/btgraham-300", versions="3.*.*", manual=True),
+         "Kaggle competition rules", 1.7, builder="diabetic_retinopathy_detection/btgraham-300", versions="3.*.*",
+         manual="train.zip.*, test.zip.*, sample.zip and trainLabels.csv.zip, each unpacked (train/, test/, sample/, trainLabels.csv), "
+                "from https://www.kaggle.com/c/diabetic-retinopathy-detection/data (an account, and consent to the competition's rules),",
+         manual_files="trainLabels.csv train test sample"),
 ]
 _STRUCTURED = [
     Task("clevr_count", "structured", "clevr_count", 8, label="clevr_count", released_kl_weight=1e-6, **_CLEVR),
     Task("clevr_dist", "structured", "clevr_dist", 6, label="clevr_dist", released_kl_weight=1e-8, **_CLEVR),
-    Task("dmlab", "structured", "dmlab", 6, 22_735, "validation[:200]", "test", 1e-16, "Apache-2.0", 3.3,
+    Task("dmlab", "structured", "dmlab", 6, 22_735, "validation[:200]", "test", 1e-16, "not stated", 3.3,
          builder="dmlab", versions="2.*.*"),
     Task("kitti", "structured", "kitti", 4, 711, "validation[:200]", "test", 1e-12, "CC BY-NC-SA 3.0", 5.7,
          builder="kitti", versions="3.*.*", label="kitti"),

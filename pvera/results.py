@@ -77,7 +77,7 @@ class Row:
     git_dirty: bool
     versions: dict[str, str]
     device: str
-    data: dict[str, Any]  # source, its versions, and the checksum of each split's membership
+    data: dict[str, Any]  # source, versions (of the data and of what decoded it), and the checksums of each split's membership and images
     finished: str
 
 

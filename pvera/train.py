@@ -1,6 +1,7 @@
 """The training loop: AdamW, one validation an epoch, early stopping, the best weights kept."""
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +24,10 @@ class Data:
     """Images (N, S, S, 3) uint8, or features (N, width), and labels (N,) of one split, on the device."""
 
     def __init__(self, images: Any, labels: Any, device: torch.device) -> None:
-        self.images, self.labels = torch.as_tensor(images).to(device), torch.as_tensor(labels).to(device)
+        with warnings.catch_warnings():
+            # Prepared images are mapped read-only, and nothing writes to them; on the CPU they stay on disk until they are looked at.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            self.images, self.labels = torch.as_tensor(images).to(device), torch.as_tensor(labels).to(device)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters.base import Adapter
+from data.source import provenance
 from pvera import checkpoint, resources, results, train
 from pvera.calibration import metrics
 from pvera.config import Run, from_dict
@@ -85,12 +86,8 @@ def train_and_test(left: list[tuple[Run, Path]]) -> Iterator[tuple[Run, Path, re
         seconds = trained * work[id(trial)] / sum(work.values()) + time.perf_counter() - before  # its own share
         sizes = {"n_train": len(data["train1000" if run.protocol.retrain else "train800"]), "n_val": len(data["val200"])}
         reasons = trial.run.shortened() + [split.limited for split in splits.values() if split.limited]
-        memberships = {name: split.membership for name, split in splits.items()}
-        yield (
-            trial.run,
-            trial.path,
-            _row(trial, figures, seconds=seconds, device=device, reasons=reasons, memberships=memberships, sizes=sizes),
-        )
+        images = provenance(splits)
+        yield trial.run, trial.path, _row(trial, figures, seconds=seconds, device=device, reasons=reasons, images=images, sizes=sizes)
     if failed:
         raise UserError("; ".join(dict.fromkeys(str(reason) for reason in failed)))
 
@@ -108,7 +105,7 @@ def _test(trial: Trial, state: dict[str, Tensor], test: train.Data) -> dict[str,
 
 
 def _row(
-    trial: Trial, figures: dict[str, Any], *, seconds: float, device: torch.device, reasons: list[str], memberships: dict, sizes: dict
+    trial: Trial, figures: dict[str, Any], *, seconds: float, device: torch.device, reasons: list[str], images: dict, sizes: dict
 ) -> results.Row:
     run, chosen, settings = trial.run, trial.learners[trial.chosen], trial.run.settings()
     adapter_params, head_params = count(chosen.model)
@@ -124,7 +121,7 @@ def _row(
         chosen=trial.points[trial.chosen], val_loss=chosen.best_loss, val_acc=chosen.best_accuracy, best_epoch=chosen.best_epoch,
         limited=bool(reasons), limited_reasons=list(dict.fromkeys(reasons)), first_loss=chosen.first_loss,
         seconds=seconds, peak_memory=resources.peak_memory(device), device=resources.describe(device),
-        data={"source": run.source.name, "membership": memberships},
+        data={"source": run.source.name} | images,
         finished=datetime.now(UTC).isoformat(timespec="seconds"), **sizes, **figures, **results.provenance(),
     )  # fmt: skip
 

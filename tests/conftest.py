@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 import pvera  # noqa: F401  (before anything that imports torchvision)
+from data import cache
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +14,12 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no folder {folder} (set PVERA_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prepared_images(tmp_path_factory):
+    """What the tests prepare stays out of the user's cache."""
+    folder = tmp_path_factory.mktemp("prepared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "root", lambda: folder)
+        yield folder

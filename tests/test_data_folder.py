@@ -1,6 +1,9 @@
 """The image-folder source: a small generated copy, each defect, and (data) the Caltech-101 cut."""
 
+import os
 import shutil
+import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -170,3 +173,66 @@ def test_the_caltech101_cut(shared):
         assert np.array_equal(loaded.images[position], np.asarray(expected))
     with pytest.raises(UserError, match="caltech101's test has 6084 or 6085 images, source=folder found 1000"):
         Folder(root=str(shared / "data")).check(task)
+
+
+def test_an_unreadable_file_is_named(root, tmp_path_factory):
+    """The rights of root, who may read everything, are laid down for the attempt."""
+    folder = Path(tempfile.mkdtemp())  # pytest's own are closed to others
+    folder.chmod(0o755)
+    shutil.move(root / "cifar", folder / "cifar")
+    image = folder / "cifar" / GOOD
+    image.chmod(0)
+    source = cut(folder)
+    read = source.examples(TASK, "test").read
+    try:
+        if os.geteuid() == 0:
+            os.seteuid(65534)
+        with pytest.raises(UserError, match=f"cannot read .*{GOOD}: Permission denied"):
+            list(read([1]))
+    finally:
+        if os.getuid() == 0:
+            os.seteuid(0)
+        shutil.rmtree(folder)
+
+
+def test_every_kind_of_file_becomes_an_upright_rgb_square(root):
+    """Pixels that are handled, as data/decode.py states; its own test has their values."""
+    images = root / "cifar" / "images" / "test"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise to look at it
+    half = np.zeros((8, 8, 3), np.uint8)
+    half[:, :4] = 255  # left; upright it is the top
+    kinds = {
+        "deep.png": (Image.fromarray(np.full((8, 8), 32896, np.uint16)), {}, (128, 128, 128)),
+        "ink.jpg": (Image.new("CMYK", (8, 8), (255, 0, 0, 0)), {"quality": 100}, (0, 255, 255)),
+        "palette.png": (Image.new("RGB", (8, 8), (250, 0, 3)).quantize(4), {}, (250, 0, 3)),
+        "alpha.png": (Image.new("RGBA", (8, 8), (10, 20, 30, 0)), {}, (10, 20, 30)),
+        "turned.jpg": (Image.fromarray(half), {"exif": exif, "quality": 100}, None),
+    }
+    for name, (image, options, _) in kinds.items():
+        image.save(images / name, **options)
+    (root / "cifar" / "test.txt").write_text("".join(f"images/test/{name} 1\n" for name in kinds))
+    loaded = cut(root).load(TASK, "test", 8).images
+    for pixels, (_, _, colour) in zip(loaded, kinds.values(), strict=True):
+        if colour:
+            assert (pixels == colour).all()
+    assert loaded[-1][:4].min() > 250 and loaded[-1][4:].max() < 5
+
+
+def test_a_decompression_bomb_is_named_and_not_unpacked(root):
+    Image.new("1", (20_000, 20_000)).save(root / "cifar" / GOOD)  # 50 kB
+    with pytest.raises(UserError, match=f"{GOOD} has more than the 67108864 pixels"):
+        cut(root).load(TASK, "test", 5)
+
+
+def test_a_long_list_is_checked_quickly(tmp_path):
+    folder = tmp_path / "cifar" / "images"
+    folder.mkdir(parents=True)
+    for name, n in (("train800", 1), ("val200", 1), ("train800val200", 1), ("test", 20_000)):
+        for number in range(n):
+            (folder / f"{name}{number}.jpg").touch()
+        (tmp_path / "cifar" / f"{name}.txt").write_text("".join(f"images/{name}{number}.jpg 3\n" for number in range(n)))
+    started = time.perf_counter()
+    cut(tmp_path).check(TASK)
+    assert len(cut(tmp_path).originals(TASK, "test")) == 20_000
+    assert time.perf_counter() - started < 5

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -82,7 +84,8 @@ def test_the_official_runners_1000(root):
     assert source.fingerprint(TASK) != Tfds(root=str(root)).fingerprint(TASK)
 
 
-def test_reading_needs_no_tensorflow(root):
+def test_reading_needs_no_tensorflow(root, monkeypatch, tmp_path):
+    monkeypatch.setenv("PVERA_CACHE", str(tmp_path))
     code = (
         "import sys; from data.tfds import Tfds; from data.tasks import find\n"
         f"Tfds(root={str(root)!r}).load(find('kitti'), 'val200', 6); print('tensorflow' in sys.modules)"
@@ -91,9 +94,9 @@ def test_reading_needs_no_tensorflow(root):
 
 
 def test_what_is_missing_is_said_with_the_way_out(root, tmp_path):
-    advice = "prepare it with `python -m data.prepare task=kitti source=tfds`"
+    advice = "run `python -m data.prepare task=kitti`"
     for ask in (Tfds(root=str(tmp_path)).check, Tfds(root=str(tmp_path)).fingerprint):
-        with pytest.raises(UserError, match=rf"no prepared kitti of version 3\.\*\.\* in {tmp_path}/kitti: {advice}"):
+        with pytest.raises(UserError, match=rf"no prepared kitti 3\.\*\.\* in {tmp_path}/kitti: {advice}"):
             ask(TASK)
     with pytest.raises(UserError, match="TFDS has no digits: take source=offline"):
         Tfds().check(find("digits"))
@@ -109,7 +112,7 @@ def test_the_newest_version_in_the_range_is_taken(tmp_path):
     fake(tmp_path / "kitti", "2.0.0")
     fake(tmp_path / "kitti", "4.0.0")
     (tmp_path / "kitti" / "3.9.9.incomplete").mkdir()
-    with pytest.raises(UserError, match=r"of version 3\.\*\.\* in .*\(found 2\.0\.0, 4\.0\.0\)"):
+    with pytest.raises(UserError, match=r"kitti 3\.\*\.\* in .*\(found 2\.0\.0, 4\.0\.0\)"):
         source.check(TASK)
     fake(tmp_path / "kitti", "3.2.0")
     fake(tmp_path / "kitti", "3.10.0")
@@ -127,3 +130,23 @@ def test_the_data_folder_is_tfds_own_unless_given(monkeypatch, tmp_path):
     assert Tfds(root="/elsewhere").data_dir().as_posix() == "/elsewhere"
     monkeypatch.delenv("TFDS_DATA_DIR")
     assert Tfds().data_dir().name == "tensorflow_datasets"
+
+
+@pytest.mark.parametrize("name", ["kitti-test.array_record-00000-of-00001", "dataset_info.json", "features.json"])
+@pytest.mark.parametrize("damage", ["cut short", "emptied", "gone", "overwritten"])
+def test_damaged_data_is_one_line(root, tmp_path, name, damage):
+    shutil.copytree(root / "kitti", tmp_path / "kitti")
+    file = tmp_path / "kitti" / "3.2.0" / name
+    size = file.stat().st_size
+    if damage == "gone":
+        file.unlink()
+    elif damage == "overwritten":
+        file.write_bytes(b"\xa5" * size)
+    else:
+        os.truncate(file, size // 2 if damage == "cut short" else 0)
+    source = Tfds(root=str(tmp_path))
+    with pytest.raises(UserError) as raised:
+        source.check(TASK)
+        source.load(TASK, "test", 6)
+    assert "\n" not in str(raised.value) and str(tmp_path) in str(raised.value)
+    assert "data.prepare task=kitti" in str(raised.value) or "prepare it again" in str(raised.value)

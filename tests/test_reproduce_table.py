@@ -54,7 +54,7 @@ def test_another_source_is_not_given_the_image_folder(reproduce, tmp_path, monke
     monkeypatch.setenv("VTAB1K_ROOT", str(tmp_path / "images"))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     _, out, _ = reproduce("backbone=test_vit", "task=dtd", "source=tfds", "protocol=corrected")
-    assert f"in {tmp_path / 'tfds' / 'dtd'}: prepare it with" in out and "protocol corrected" in out
+    assert f"in {tmp_path / 'tfds' / 'dtd'}: run `python -m data.prepare task=dtd`" in out and "protocol corrected" in out
     _, out, _ = reproduce("backbone=test_vit", "task=dtd")
     assert f"no folder {tmp_path / 'images' / 'dtd'} for the task dtd" in out
 
