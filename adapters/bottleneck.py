@@ -7,19 +7,6 @@ from adapters.base import Adapter, Site
 from pvera.errors import UserError
 
 
-def down_up(site: Site, reduction: int, zero_up: bool) -> dict:
-    """Two Linears, d -> d // reduction -> d, in torch's default initialisation; with zero_up the second starts at zero."""
-    from torch import nn
-
-    if reduction > site.d_in:
-        raise UserError(f"adapter.reduction must be at most the backbone's width {site.d_in}, found {reduction}")
-    down, up = nn.Linear(site.d_in, site.d_in // reduction), nn.Linear(site.d_in // reduction, site.d_out)
-    if zero_up:
-        nn.init.zeros_(up.weight)
-        nn.init.zeros_(up.bias)
-    return {"down": down, "up": up}
-
-
 @dataclass
 class Bottleneck(Adapter):
     """y + up(relu(down(y))) on the outputs of attention and MLP, before LayerScale."""
@@ -40,8 +27,17 @@ class Bottleneck(Adapter):
         return ("attn", "mlp")
 
     def parts(self, site: Site, shared: Any) -> dict:
-        assert self.reduction is not None
-        return down_up(site, self.reduction, self.zero_up)
+        from torch import nn
+
+        assert self.reduction is not None  # a grid point has it
+        if self.reduction > site.d_in:
+            raise UserError(f"adapter.reduction must be at most the backbone's width {site.d_in}, found {self.reduction}")
+        hidden = site.d_in // self.reduction
+        down, up = nn.Linear(site.d_in, hidden), nn.Linear(hidden, site.d_out)
+        if self.zero_up:
+            nn.init.zeros_(up.weight)
+            nn.init.zeros_(up.bias)
+        return {"down": down, "up": up}
 
     def edit(self, new: Any, x: Any, y: Any) -> Any:
         return y + new.up(new.down(y).relu())
