@@ -38,7 +38,7 @@ demo: $(READY)
 	@$(RUN) -m pvera.table results/demo --allow-limited --allow-dirty
 
 demo-vtab: $(READY)
-	@echo "16 runs on dsprites_loc and dsprites_ori: about an hour and a quarter on 2 cores; it can be stopped, and goes on where it was"
+	@echo "16 runs on dsprites_loc and dsprites_ori: about an hour on 2 cores; it can be stopped, and goes on where it was"
 	@$(RUN) -m pvera experiment=offline_vtab
 	@$(RUN) -m pvera.table results/offline_vtab --allow-limited
 
