@@ -169,12 +169,17 @@ def membership(names: Sequence[str], labels: np.ndarray) -> str:
     return hashlib.sha256("".join(members).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def register() -> None:
-    """Makes each source a choice of Hydra's group `source`."""
+def kinds() -> dict[str, type[Source]]:
+    """Every source by name."""
     from data.folder import Folder
     from data.offline import Offline
     from data.tfds import Tfds
 
+    return {kind.name: kind for kind in (Offline, Folder, Tfds)}
+
+
+def register() -> None:
+    """Makes each source a choice of Hydra's group `source`."""
     store = ConfigStore.instance()
-    for source in (Offline, Folder, Tfds):
-        store.store(group="source", name=source.name, node=source)
+    for name, kind in kinds().items():
+        store.store(group="source", name=name, node=kind)

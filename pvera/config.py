@@ -145,8 +145,7 @@ class Run:
 
 def from_dict(saved: dict[str, Any]) -> Run:
     """The run of a checkpoint. Raises UserError if it is not one that this version can build."""
-    named = {source.__dataclass_fields__["name"].default: source for source in sources.Source.__subclasses__()}
-    kinds: dict[str, dict[Any, Any]] = {"adapter": {**methods()}, "source": {**named}}
+    kinds: dict[str, dict[str, Any]] = {"adapter": {**methods()}, "source": {**sources.kinds()}}
     try:
         parts: dict[str, Any] = {key: kind[saved[key]["name"]](**saved[key]) for key, kind in kinds.items()}
         parts["task"] = tasks.find(saved["task"]["name"])

@@ -90,6 +90,12 @@ def test_a_checkpoint_rebuilds_the_model_and_its_test_figures(done, capsys):
         assert float(now) == pytest.approx(float(then), abs=1e-6)
 
 
+def test_the_command_that_checks_a_cell_runs_by_itself(done):
+    tested = command(str(done[1].path.with_suffix(".safetensors")), module="pvera.evaluate")
+    assert tested.returncode == 0, tested.stderr
+    assert tested.stdout.startswith("test_acc")
+
+
 @pytest.mark.parametrize("content", [b"\x80\x04pickle", b"", b"{}"])
 def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path, capsys, content):
     path = tmp_path / "seed=0.safetensors"
