@@ -8,11 +8,8 @@ from typing import Any, TypeVar, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from data.folder import Folder
-from data.offline import Offline
-from data.source import Source
+from data.source import Source, kinds
 from data.tasks import EXTRA, TASKS, Task, find
-from data.tfds import Tfds
 from pvera.errors import UserError
 
 R = TypeVar("R", bound="Request")
@@ -47,13 +44,12 @@ class Request:
 
     def make(self, name: str) -> Source:
         """The source of this name. Raises UserError if there is none."""
-        kinds: dict[str, type[Source]] = {"tfds": Tfds, "folder": Folder, "offline": Offline}
-        if name not in kinds:
-            raise UserError(f"source must be one of {', '.join(kinds)}, found {name!r}")
+        if name not in kinds():
+            raise UserError(f"source must be one of {', '.join(sorted(kinds()))}, found {name!r}")
         if self.root is not None and name == "offline":
             raise UserError("source=offline keeps its data in the cache folder (PVERA_CACHE): leave root out")
         options: dict[str, Any] = {} if self.root is None else {"root": self.root}
-        return kinds[name](name, self.resize, sizes=self.sizes, **options)
+        return kinds()[name](name, self.resize, sizes=self.sizes, **options)
 
 
 def parse(kind: type[R], words: list[str]) -> R:
