@@ -60,8 +60,8 @@ def train_and_test(left: list[tuple[Run, Path]]) -> Iterator[tuple[Run, Path, re
     on = {name: device if name != "test" else torch.device("cpu") for name in splits}  # the test split is read once, in batches
     data = {name: train.Data(split.images, split.labels, on[name]) for name, split in splits.items()}
     for one, _ in left:
-        digest, tags = results.digest(one.settings()), [one.task.name, one.backbone.name]
-        one.logger.start(one.settings(), run_id=digest[:16], group=one.name, job_type=one.adapter.name, tags=tags)
+        settings, tags = one.settings(), [one.task.name, one.backbone.name]
+        one.logger.start(settings, run_id=results.digest(settings)[:16], group=one.name, job_type=one.adapter.name, tags=tags)
 
     title = f"{run.adapter.name} {run.task.name} seed {','.join(str(one.seed) for one, _ in left)}"
     groups = [trial.learners for trial in trials]
