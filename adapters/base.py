@@ -110,6 +110,7 @@ class Adapter:
     def edit(self, new: Any, x: Tensor, y: Tensor) -> Tensor:
         """The output (..., d_out) that should have come out, given the frozen module's input x (..., d_in) and output y (..., d_out).
 
+        Token by token: in the last block, the sites behind the attention see the class token alone, since nobody reads the others.
         `new` holds what `parts` made, as attributes, and `training`, `sampling` and `noise` (the generator of this model's draws).
         """
         raise NotImplementedError

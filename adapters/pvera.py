@@ -34,13 +34,17 @@ class PVeRA(VeRA):
     def delta(self, new: Any, x: Any) -> Any:
         import torch
 
-        mu, s = self.project(new, x).chunk(2, dim=-1)
+        from adapters.latent import GaussianLatent
+
+        if not (new.training or new.sampling):  # nobody reads sigma: half of A will do
+            return self.expand(new, (x @ new.A[:, : self.r]) * new.d[: self.r])
+        p = self.dropped(new, x) @ new.A
+        shape = (*p.shape[:-1], self.r)
+        eps = torch.randn(shape, generator=new.noise, device=p.device, dtype=new.d.dtype) if new.sampling else None
+        z, kl, sigma = GaussianLatent.apply(p, new.d, eps)
         if new.training:
-            new.kl = -0.5 * (1 + s - mu.square() - s.exp()).mean()
-            new.sigma = (s.detach() / 2).exp().mean()
-        if new.sampling:
-            mu = mu + (s / 2).exp() * torch.randn(mu.shape, generator=new.noise, device=mu.device, dtype=mu.dtype)
-        return self.expand(new, mu)
+            new.kl, new.sigma = kl, sigma
+        return self.expand(new, z)
 
     def kl(self, model: Any) -> Any:
         """Averaged over the branches of a block, summed over blocks: the KL of the last forward pass in training mode."""
@@ -56,4 +60,4 @@ class PVeRA(VeRA):
         from adapters.inject import edits
 
         branches: list[Any] = list(edits(model))
-        return {"kl": float(self.kl(model).detach()), "sigma": float(sum(branch.sigma for branch in branches) / len(branches))}
+        return {"kl": float(self.kl(model).detach()), "sigma": float(sum(branch.sigma.mean() for branch in branches) / len(branches))}

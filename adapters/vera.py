@@ -80,18 +80,18 @@ class VeRA(LowRank):
             "b": torch.nn.Parameter(torch.zeros(site.d_out)),
         }
 
-    def project(self, new: Any, x: Any) -> Any:
-        """(x A) * d, of shape (..., latent), after dropout of x in training mode."""
+    def dropped(self, new: Any, x: Any) -> Any:
+        """x after its dropout in training mode."""
         import torch
 
-        if new.training and self.dropout:
-            keep = torch.empty(x.shape, device=x.device).bernoulli_(1 - self.dropout, generator=new.noise)
-            x = x * (keep / (1 - self.dropout)).to(x.dtype)
-        return (x @ new.A) * new.d
+        if not (new.training and self.dropout):
+            return x
+        keep = torch.empty(x.shape, device=x.device).bernoulli_(1 - self.dropout, generator=new.noise)
+        return x * (keep / (1 - self.dropout)).to(x.dtype)
 
     def expand(self, new: Any, z: Any) -> Any:
         """scale (z B) * b for a latent z (..., rank)."""
         return (z @ new.B) * (self.scale * new.b)
 
     def delta(self, new: Any, x: Any) -> Any:
-        return self.expand(new, self.project(new, x))
+        return self.expand(new, (self.dropped(new, x) @ new.A) * new.d)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from adapters.inject import edits
+from adapters.merge import merged
 from pvera.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,17 +22,39 @@ if TYPE_CHECKING:
 EVAL_BATCH = 100
 
 
-@torch.inference_mode()
 def logits_of(model: Classifier, images: Tensor) -> Tensor:
-    """Logits (N, classes) in evaluation mode of images (N, S, S, 3) in uint8, in the images' order."""
+    """Logits (N, classes) in evaluation mode of images (N, S, S, 3) in uint8, or of what `frozen` made of them, in their order."""
+    return logits_of_all([model], images)[0]
+
+
+@torch.inference_mode()
+def logits_of_all(models: Sequence[Classifier], images: Tensor) -> Tensor:
+    """Logits (K, N, classes) of models that differ in their adapters' weights alone: one pass over the images serves all.
+
+    What no edit can change is computed once for all of them, and edits that plain weights can hold are merged into such.
+    """
+    device = models[0].mean.device
+    parts = []
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(_plain(model))
+        for batch in images.split(EVAL_BATCH):
+            inputs = batch.to(device)
+            inputs = inputs if inputs.is_floating_point() else models[0].frozen(inputs)
+            parts.append(torch.stack([model(inputs) for model in models]))
+    return torch.cat(parts, dim=1)
+
+
+def _plain(model: Classifier) -> AbstractContextManager[object]:
+    """The model in evaluation mode, merged where that can be: not in bf16, which may be too coarse for an edit beside its weight."""
     model.eval()
-    device = model.mean.device
-    return torch.cat([model(batch.to(device)) for batch in images.split(EVAL_BATCH)])
+    can = not model.bf16 and all(edit.adapter.mergeable for edit in edits(model))
+    return merged(model) if can else nullcontext()
 
 
-def probabilities_of(model: Classifier, images: Tensor) -> Tensor:
-    """One softmax of the logits, (N, classes) in float32, on the CPU."""
-    return logits_of(model, images).softmax(-1).cpu()
+def probabilities(logits: Tensor) -> Tensor:
+    """One softmax of the logits, of the same shape in float32, on the CPU."""
+    return logits.softmax(-1).cpu()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         model, test = rebuild(options.checkpoint, options.root, options.device)
-        found = metrics(probabilities_of(model, test.images), test.labels.cpu())
+        found = metrics(probabilities(logits_of(model, test.images)), test.labels.cpu())
         row_path = options.checkpoint.with_suffix(".json")
         row = results.read(row_path) if row_path.exists() else None
     except UserError as error:

@@ -1,16 +1,17 @@
 """From uint8 images to logits: the frozen backbone with its edits, and a linear head."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from adapters.base import Adapter
-from adapters.inject import inject
+from adapters.inject import Adapted, inject
 
 
 class Classifier(nn.Module):
-    """Logits (B, classes) in float32 of images (B, S, S, 3) in uint8, or of their features (B, width) if those are there already."""
+    """Logits (B, classes) in float32 of images (B, S, S, 3) in uint8, or of what `frozen` makes of them if that is there already."""
 
     mean: Tensor
     std: Tensor
@@ -20,15 +21,35 @@ class Classifier(nn.Module):
         self.backbone, self.head, self.bf16 = backbone, head, bf16
         self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
+        blocks: Any = getattr(backbone, "blocks", ())
+        edited = [index for index, block in enumerate(blocks) if any(isinstance(module, Adapted) for module in block.modules())]
+        self.first = min(edited, default=None)
+        """The first block with an edit; None if there is none."""
 
-    def features(self, images: Tensor) -> Tensor:
-        """The class token (B, width) in float32 of images in uint8, which are normalised on the device."""
+    @torch.no_grad()
+    def frozen(self, images: Tensor) -> Tensor:
+        """What no edit can change of images (B, S, S, 3) in uint8, in float32.
+
+        The tokens (B, N, width) that enter the first block with an edit; without any edit the features (B, width).
+        """
         x = (images.permute(0, 3, 1, 2) - self.mean) / self.std
+        backbone: Any = self.backbone
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            return self.backbone(x).float()
+            if self.first is None:
+                return backbone(x).float()
+            x = backbone.norm_pre(backbone.patch_drop(backbone._pos_embed(backbone.patch_embed(x))))
+            return backbone.blocks[: self.first](x).float()
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """The class token (B, width) in float32, of what `frozen` gives."""
+        if self.first is None:
+            return tokens
+        backbone: Any = self.backbone
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.bf16):
+            return backbone.forward_head(backbone.norm(backbone.blocks[self.first :](tokens))).float()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.head(inputs if inputs.is_floating_point() else self.features(inputs))
+        return self.head(self.features(inputs if inputs.is_floating_point() else self.frozen(inputs)))
 
 
 def build(

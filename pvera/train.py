@@ -21,7 +21,7 @@ from pvera.pack import pack
 
 
 class Data:
-    """Images (N, S, S, 3) uint8, or features (N, width), and labels (N,) of one split, on the device."""
+    """Images (N, S, S, 3) uint8, or what `Classifier.frozen` makes of them, and labels (N,) of one split, on the device."""
 
     def __init__(self, images: Any, labels: Any, device: torch.device) -> None:
         with warnings.catch_warnings():
@@ -33,13 +33,18 @@ class Data:
         return len(self.labels)
 
 
-def frozen_work_done(model: Classifier, data: Data) -> Data:
-    """The data as the model trains on it: where nothing in the backbone trains (linear probe), its features, computed once."""
-    if any(True for _ in edits(model)):
+def frozen_work_done(model: Classifier, data: Data, share: float = 0.5) -> Data:
+    """The data as the model trains on it: what no edit can change is computed once for each image, if it fits into memory's free share.
+
+    Without any edit (linear probe) that is the features, else the tokens that enter the first block with an edit.
+    """
+    model.eval()
+    batches = iter(data.images.split(EVAL_BATCH))
+    parts = [model.frozen(next(batches))]
+    if parts[0][:1].nbytes * len(data) > share * resources.free_memory(data.labels.device):
         return data
-    with torch.no_grad():
-        features = torch.cat([model.eval().features(images) for images in data.images.split(EVAL_BATCH)])
-    return Data(features, data.labels, data.labels.device)
+    parts += [model.frozen(images) for images in batches]
+    return Data(torch.cat(parts), data.labels, data.labels.device)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, double_softmax: bool) -> Tensor:
@@ -73,7 +78,7 @@ class Learner:
         head = list(self.model.head.parameters())
         new = [p for name, p in trainable(self.model) if not name.startswith("head.")]
         groups: list[dict[str, Any]] = [{"params": head, "lr": self.trainer.head_lr}, {"params": new, "lr": self.adapter.lr}]
-        self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=self.trainer.weight_decay)
+        self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=self.trainer.weight_decay, fused=True)
         self.order = torch.Generator().manual_seed(self.seed)
 
     @property

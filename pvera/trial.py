@@ -16,9 +16,10 @@ from adapters.base import Adapter
 from data.source import provenance
 from pvera import checkpoint, resources, results, train
 from pvera.calibration import metrics
+from pvera.class_token import class_token_only
 from pvera.config import Run, from_dict
 from pvera.errors import UserError
-from pvera.evaluate import probabilities_of
+from pvera.evaluate import logits_of_all, probabilities
 from pvera.model import Classifier, build, count, hold_in_bf16, trainable
 
 
@@ -34,6 +35,11 @@ class Trial:
     def chosen(self) -> int:
         """The point with the lowest validation loss."""
         return min(range(len(self.learners)), key=lambda i: self.learners[i].best_loss)
+
+    @property
+    def model(self) -> Classifier:
+        """The chosen point's, which takes the trained weights for the test."""
+        return self.learners[self.chosen].model
 
     @property
     def points(self) -> list[dict[str, Any]]:
@@ -79,11 +85,14 @@ def train_and_test(left: list[tuple[Run, Path]]) -> Iterator[tuple[Run, Path, re
             work[id(trial)] += final.epochs * len(data["train1000"])
             failed += [final.failure] if final.failure else []
         trials = [trial for trial, final in zip(trials, finals, strict=True) if not final.failure]
-    trained = time.perf_counter() - start
+    trained, before = time.perf_counter() - start, time.perf_counter()
     for trial in trials:
-        before = time.perf_counter()
-        figures = _test(trial, states[id(trial)], data["test"])
-        seconds = trained * work[id(trial)] / sum(work.values()) + time.perf_counter() - before  # its own share
+        checkpoint.load(trial.model, states[id(trial)], "the trained model")
+    tested = logits_of_all([trial.model for trial in trials], data["test"].images) if trials else ()
+    testing = (time.perf_counter() - before) / max(1, len(trials))
+    for trial, logits in zip(trials, tested, strict=True):
+        figures = _keep(trial, states[id(trial)], probabilities(logits), data["test"].labels)
+        seconds = trained * work[id(trial)] / sum(work.values()) + testing  # its own share
         sizes = {"n_train": len(data["train1000" if run.protocol.retrain else "train800"]), "n_val": len(data["val200"])}
         reasons = trial.run.shortened() + [split.limited for split in splits.values() if split.limited]
         images = provenance(splits)
@@ -92,16 +101,13 @@ def train_and_test(left: list[tuple[Run, Path]]) -> Iterator[tuple[Run, Path, re
         raise UserError("; ".join(dict.fromkeys(str(reason) for reason in failed)))
 
 
-def _test(trial: Trial, state: dict[str, Tensor], test: train.Data) -> dict[str, Any]:
-    """The test metrics of the trained weights; writes probabilities and checkpoint."""
-    model, run = trial.learners[trial.chosen].model, trial.run
-    checkpoint.load(model, state, "the trained model")
-    probabilities = probabilities_of(model, test.images)
-    figures: dict[str, Any] = {f"test_{name}": value for name, value in metrics(probabilities, test.labels).items()}
-    results.save_probabilities(trial.path, probabilities.numpy(), test.labels.numpy())
+def _keep(trial: Trial, state: dict[str, Tensor], found: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Writes the test probabilities and the checkpoint of the trained weights; returns the test metrics."""
+    run = trial.run
+    results.save_probabilities(trial.path, found.numpy(), labels.numpy())
     saved = {"run": run.to_dict(), "chosen": trial.points[trial.chosen], "weights_sha256": run.backbone.weights_sha256()}
     checkpoint.save(trial.path.with_suffix(".safetensors"), state, saved)
-    return figures | {"n_test": len(test)}
+    return {f"test_{name}": value for name, value in metrics(found, labels).items()} | {"n_test": len(labels)}
 
 
 def _row(
@@ -132,7 +138,7 @@ def _learner(run: Run, adapter: Adapter, backbone: nn.Module) -> train.Learner:
 
 
 def _frozen(run: Run, device: torch.device) -> nn.Module:
-    backbone = run.backbone.create(run.image_size).to(device)
+    backbone = class_token_only(run.backbone.create(run.image_size), run.adapter).to(device)
     return hold_in_bf16(backbone) if run.precision == "bf16" else backbone
 
 
