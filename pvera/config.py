@@ -14,7 +14,7 @@ from adapters import methods
 from adapters.base import Adapter
 from data import source as sources
 from data import tasks
-from pvera import backbones, loggers
+from pvera import backbones, loggers, precision
 from pvera.errors import UserError
 
 #: What a user's mistake raises: ours, Hydra's for a wrong choice or override, OmegaConf's for a wrong key or type.
@@ -88,7 +88,7 @@ class Run:
     image_size: int = 224
     """Pixels; images are resized to a square."""
     precision: str = "fp32"
-    """fp32, or bf16: frozen weights and activations in bf16, trained parameters and optimizer in fp32."""
+    """fp32, or bf16: frozen weights and activations in bf16, trained parameters and optimizer in fp32; auto: bf16 if the device has it."""
     device: str = "auto"
     """auto, cpu or cuda."""
     pack: int | None = None
@@ -101,9 +101,11 @@ class Run:
     """Folder for rows."""
 
     def __post_init__(self) -> None:
-        for name, choices in (("precision", ("fp32", "bf16")), ("device", ("auto", "cpu", "cuda"))):
+        for name, choices in (("precision", ("fp32", "bf16", "auto")), ("device", ("auto", "cpu", "cuda"))):
             if getattr(self, name) not in choices:
                 raise UserError(f"{name} must be one of {', '.join(choices)}, found {getattr(self, name)!r}")
+        if self.precision == "auto":
+            self.precision = precision.auto(self.device)
         if self.pack is not None and self.pack < 1:
             raise UserError(f"pack must be at least 1, or null to choose by memory, found {self.pack}")
         if type(self.seed) is not int or self.seed < 0:

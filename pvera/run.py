@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pvera import results
+from pvera import precision, results
 from pvera.config import Run
 
 
@@ -45,6 +46,8 @@ def execute(runs: list[Run]) -> list[Done]:
             results.read(path)
     if left:
         results.ensure_writable(Path(run.results))
+        if run.precision == "bf16" and not precision.has_bf16(run.device):
+            print("pvera: this machine has no bf16 instructions, and emulates them: precision=fp32 is many times faster", file=sys.stderr)
         run.backbone.check(run.image_size)
         _train(left)
     return [Done(path, new=any(path == new for _, new in left)) for path in paths]

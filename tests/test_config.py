@@ -123,7 +123,7 @@ def test_a_grid_that_is_not_searched_does_not_change_the_digest():
         (["seed=[]"], "seed must be a number or a list of different ones"),
         (["pack=0"], "pack must be at least 1"),
         (["device=tpu"], "device must be one of auto, cpu, cuda, found 'tpu'"),
-        (["precision=fp16"], "precision must be one of fp32, bf16"),
+        (["precision=fp16"], "precision must be one of fp32, bf16, auto"),
         (["adapter=lora", "adapter.rank=0"], "adapter.rank must be"),
         (["adapter=lora", "adapter.rank=1.5"], "adapter.rank"),
         (["adapter=lora", "adapter.lr=-1e-3"], "adapter.lr must be"),

@@ -1,0 +1,33 @@
+"""Which precision a machine is fast in. Imports torch only to ask about a GPU."""
+
+import functools
+import re
+from pathlib import Path
+
+#: What /proc/cpuinfo calls instructions that multiply bf16 matrices: on x86, x86 with AMX, and Arm.
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+
+
+def auto(device: str) -> str:
+    """bf16 where the device (auto, cpu, cuda) computes in it, else fp32: emulated, it takes many times as long."""
+    return "bf16" if has_bf16(device) else "fp32"
+
+
+@functools.cache
+def has_bf16(device: str) -> bool:
+    """Whether the device (auto, cpu, cuda) has instructions for bf16."""
+    if device != "cpu":
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(BF16_FLAGS & cpu_flags())
+
+
+def cpu_flags() -> set[str]:
+    """The features that Linux lists of the first processor; none elsewhere."""
+    try:
+        found = re.search(r"^(?:flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        return set()
+    return set(found.group(1).split()) if found else set()
