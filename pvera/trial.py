@@ -59,9 +59,9 @@ def train_and_test(left: list[tuple[Run, Path]]) -> Iterator[tuple[Run, Path, re
     run, start = left[0][0], time.perf_counter()
     device = resources.device(run.device)
     resources.reset_peak_memory(device)
-    backbone = _frozen(run, device)
+    backbone = frozen_backbone(run, device)
     # Before the data: a width or a block that does not fit shows here.
-    trials = [Trial(one, path, [_learner(one, adapter, backbone) for _, adapter in one.adapter.points()]) for one, path in left]
+    trials = [Trial(one, path, [learner(one, adapter, backbone) for _, adapter in one.adapter.points()]) for one, path in left]
     splits = {name: run.source.load(run.task, name, run.image_size) for name in run.splits()}
     on = {name: device if name != "test" else torch.device("cpu") for name in splits}  # the test split is read once, in batches
     data = {name: train.Data(split.images, split.labels, on[name]) for name, split in splits.items()}
@@ -77,7 +77,7 @@ def train_and_test(left: list[tuple[Run, Path]]) -> Iterator[tuple[Run, Path, re
     states = {id(trial): trial.learners[trial.chosen].best_state for trial in trials}
     work = {id(trial): sum(learner.epochs for learner in trial.learners) * len(data["train800"]) for trial in trials}
     if run.protocol.retrain and trials:
-        finals = [_learner(trial.run, trial.learners[trial.chosen].adapter, backbone) for trial in trials]
+        finals = [learner(trial.run, trial.learners[trial.chosen].adapter, backbone) for trial in trials]
         epochs = [trial.learners[trial.chosen].best_epoch for trial in trials]
         train.refit(finals, data["train1000"], epochs, f"{title}, on train1000", run.pack)
         for trial, final in zip(trials, finals, strict=True):
@@ -132,12 +132,14 @@ def _row(
     )  # fmt: skip
 
 
-def _learner(run: Run, adapter: Adapter, backbone: nn.Module) -> train.Learner:
+def learner(run: Run, adapter: Adapter, backbone: nn.Module) -> train.Learner:
+    """One point of the run's grid, at its start."""
     model = build(backbone, adapter, run.task.classes, run.normalisation(), run.seed, run.precision == "bf16")
     return train.Learner(model, adapter, run.trainer, run.protocol, run.seed)
 
 
-def _frozen(run: Run, device: torch.device) -> nn.Module:
+def frozen_backbone(run: Run, device: torch.device) -> nn.Module:
+    """The run's backbone as it is trained around: on the device, in the run's precision."""
     backbone = class_token_only(run.backbone.create(run.image_size), run.adapter).to(device)
     return hold_in_bf16(backbone) if run.precision == "bf16" else backbone
 
@@ -156,7 +158,7 @@ def rebuild(path: Path, root: str | None, device_name: str) -> tuple[Classifier,
     run.source.check(run.task)
     device = resources.device(device_name)
     [(_, adapter)] = replace(run.adapter, **saved["chosen"]).points()
-    model = _learner(run, adapter, _frozen(run, device)).model
+    model = learner(run, adapter, frozen_backbone(run, device)).model
     checkpoint.load(model, tensors, str(path))
     test = run.source.load(run.task, "test", run.image_size)
     return model, train.Data(test.images, test.labels, device)

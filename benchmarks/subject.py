@@ -1,0 +1,56 @@
+"""What is measured: runs as the harness makes them, on random images. The weights are random too, which changes no speed."""
+
+from dataclasses import dataclass, field
+
+import torch
+from hydra import compose, initialize_config_module
+from torch import nn
+
+from pvera import resources, train
+from pvera.config import Run, register, to_runs
+from pvera.trial import frozen_backbone, learner
+
+BATCH = 16
+
+
+@dataclass
+class Subject:
+    """Runs of one adapter on one backbone: a learner for every seed and grid point, and images to train on."""
+
+    adapter: str = "pvera"
+    backbone: str = "dinov2_vits14"
+    size: int = 224
+    precision: str = "fp32"
+    points: int = 3
+    seeds: int = 1
+    overrides: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.device = resources.device("auto")
+        self.run = self._run()
+        self.frozen: nn.Module = frozen_backbone(self.run, self.device)
+        adapters = [adapter for _, adapter in self.run.adapter.points()]
+        assert self.points <= len(adapters)
+        self.learners = [learner(self.run, adapters[point], self.frozen) for _ in range(self.seeds) for point in range(self.points)]
+
+    def _run(self) -> Run:
+        register()
+        settings = ["task=dsprites_loc", f"adapter={self.adapter}", f"backbone={self.backbone}", "backbone.weights=random"]
+        settings += [f"image_size={self.size}", f"precision={self.precision}", f"trainer.batch_size={BATCH}", *self.overrides]
+        with initialize_config_module("configs", version_base="1.3"):
+            return to_runs(compose("config", overrides=settings))[0]
+
+    def data(self, images: int) -> train.Data:
+        """Random images and labels."""
+        generator = torch.Generator().manual_seed(0)
+        shape = (images, self.size, self.size, 3)
+        pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        return train.Data(pixels, torch.randint(0, self.run.task.classes, (images,), generator=generator), self.device)
+
+    def prepared(self, images: int) -> train.Data:
+        """The same, with the frozen work done, as `train.fit` does it before the first epoch."""
+        return train.frozen_work_done(self.learners[0].model, self.data(images))
+
+    def epoch(self, data: train.Data, pack: int | None = None) -> None:
+        """Trains every learner on the data once, at most `pack` in one pass."""
+        train._in_packs(self.learners, pack or len(self.learners), data, lambda _: None)

@@ -1,0 +1,24 @@
+"""Figures are written as PNG and SVG, the same bytes for the same content."""
+
+from pvera import figures
+
+
+def draw():
+    figure, axes = figures.new(columns=2)
+    axes[0, 0].plot([0, 1], [1, 2], label="one")
+    axes[0, 1].bar([0, 1], [1, 2])
+    return figure
+
+
+def test_the_same_figure_gives_the_same_bytes(tmp_path):
+    first = figures.save(draw(), tmp_path / "a" / "0.5")
+    second = figures.save(draw(), tmp_path / "b" / "0.5")
+    assert [path.name for path in first] == ["0.5.png", "0.5.svg"]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert first[0].read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and "<svg" in first[1].read_text()
+
+
+def test_lines_take_the_colours_in_order():
+    figure, axes = figures.new()
+    [line] = axes[0, 0].plot([0, 1])
+    assert line.get_color() == figures.COLOURS[0]
