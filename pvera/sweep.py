@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from datetime import timedelta
@@ -14,8 +15,10 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from pvera import claims, failures
 from pvera.config import MISTAKES, Run, explain, to_runs
-from pvera.run import row_path
+from pvera.errors import UserError
+from pvera.run import Done, execute, row_path
 
 
 def jobs(config: DictConfig) -> list[list[str]]:
@@ -35,6 +38,8 @@ class Sweep(Callback):
 
     def __init__(self) -> None:
         self.runs: list[tuple[list[str], Run]] = []
+        self.claimed: list[list[str]] = []
+        """Jobs of which another worker had a run when their turn came."""
         self.done_before = self.ended = 0
         self.start = time.monotonic()
 
@@ -53,8 +58,12 @@ class Sweep(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Prints the result of one run of a sweep, and the time left by the mean of those before."""
-        done = job_return._return_value
-        new = [one for one in done if one.new] if isinstance(done, list) else []
+        done = job_return._return_value if isinstance(job_return._return_value, list) else []
+        if any(not one.path.exists() for one in done):
+            self.claimed.append(list(job_return.overrides or []))
+        self._tell([one for one in done if one.new])
+
+    def _tell(self, new: list[Done]) -> None:
         if not self.runs or not new:
             return
         self.ended += len(new)
@@ -65,10 +74,28 @@ class Sweep(Callback):
             print(f"[{number}/{len(self.runs)}] {one.line()}{eta if one is new[-1] else ''}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Names the runs that left no row; whoever started the sweep learns of them by the exit code too."""
-        missing = [(job, run.seed) for job, run in self.runs if not row_path(run).exists()]
+        """Waits for what others work on, or does it should they fail; names the runs that left no row, here and by the exit code."""
+        for job in self.claimed:
+            try:
+                self._tell([one for one in execute(compose(config, job)) if one.new])
+            except MISTAKES as error:
+                print(f"pvera: {explain(error)}", file=sys.stderr)
+        missing = [(job, run) for job, run in self.runs if not row_path(run).exists()]
         if missing:
-            print(f"pvera: {len(missing)} of {len(self.runs)} runs failed; the same command tries only these again:", file=sys.stderr)
-            for job, seed in missing:
-                print(f"  {' '.join(part for part in job if not part.startswith('seed='))} seed={seed}", file=sys.stderr)
+            again = shlex.join(["python", "-m", "pvera", *sys.argv[1:]])
+            print(f"pvera: {len(missing)} of {len(self.runs)} runs failed; this command does only these again: {again}", file=sys.stderr)
+            for job, run in missing:
+                print(f"  {' '.join(part for part in job if not part.startswith('seed='))} seed={run.seed}: {_why(run)}", file=sys.stderr)
             sys.exit(1)
+
+
+def _why(run: Run) -> str:
+    """What is known of a run without a row."""
+    path = row_path(run)
+    if claim := claims.of(path):
+        return f"claimed by {claim.holder()}"
+    try:
+        failed = failures.read(path)
+    except UserError as error:
+        return str(error)
+    return f"{failed.reason} ({failures.place(path)})" if failed else "left nothing behind, see above"
