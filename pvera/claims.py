@@ -83,9 +83,9 @@ class Lease:
     def _inherit(self) -> bool:
         """Takes the place of a dead holder."""
         content = lease = _read(self.path)
-        while content and (later := _read(_heir(self.path, content))):
+        while content is not None and (later := _read(_heir(self.path, content))) is not None:
             content = later  # one who died while taking over
-        if not content or not _dead(self.path, content):
+        if content is None or not _dead(self.path, content):
             return False
         heir = _heir(self.path, content)
         if not _linked(self._temporary, heir):
@@ -160,7 +160,7 @@ def wait(rows: list[Path]) -> None:
         for row in rows:
             lease = row.with_suffix(".lease")
             content = _read(lease)
-            if row.exists() or not content or _dead(lease, content):
+            if row.exists() or content is None or _dead(lease, content):
                 return
             if not said:
                 print(f"pvera: waiting for {row.name}: {_claim(row, content).holder()}; Ctrl-C stops the waiting", file=sys.stderr)
@@ -171,13 +171,13 @@ def wait(rows: list[Path]) -> None:
 def claims(folder: Path) -> list[Claim]:
     """Who works on which run below a folder, in the order of their paths."""
     found = ((path, _read(path)) for path in sorted(Path(folder).rglob("*.lease")))
-    return [_claim(path, content) for path, content in found if content]
+    return [_claim(path, content) for path, content in found if content is not None]
 
 
 def of(row: Path) -> Claim | None:
     """Who works on one run."""
     content = _read(row.with_suffix(".lease"))
-    return _claim(row, content) if content else None
+    return None if content is None else _claim(row, content)
 
 
 def _claim(path: Path, content: bytes) -> Claim:
@@ -190,7 +190,7 @@ def _dead(path: Path, content: bytes) -> bool:
     """Whether the holder is gone from this machine, or has not changed its lease for long enough, as seen by this process."""
     if _gone(_values(content)):
         return True
-    seen, since = _seen.get(path, (b"", 0.0))
+    seen, since = _seen.get(path, (None, 0.0))
     if seen != content:
         _seen[path] = content, time.monotonic()
         return False
