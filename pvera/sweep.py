@@ -15,7 +15,7 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from pvera import claims, failures
+from pvera import claims, failures, results
 from pvera.config import MISTAKES, Run, explain, to_runs
 from pvera.errors import UserError
 from pvera.run import Done, execute, row_path
@@ -80,21 +80,24 @@ class Sweep(Callback):
                 self._tell([one for one in execute(compose(config, job)) if one.new])
             except MISTAKES as error:
                 print(f"pvera: {explain(error)}", file=sys.stderr)
-        missing = [(job, run) for job, run in self.runs if not row_path(run).exists()]
+        missing = [(job, run, why) for job, run in self.runs if (why := _why_not(run))]
         if missing:
             again = shlex.join(["python", "-m", "pvera", *sys.argv[1:]])
             print(f"pvera: {len(missing)} of {len(self.runs)} runs failed; this command does only these again: {again}", file=sys.stderr)
-            for job, run in missing:
-                print(f"  {' '.join(part for part in job if not part.startswith('seed='))} seed={run.seed}: {_why(run)}", file=sys.stderr)
+            for job, run, why in missing:
+                print(f"  {' '.join(part for part in job if not part.startswith('seed='))} seed={run.seed}: {why}", file=sys.stderr)
             sys.exit(1)
 
 
-def _why(run: Run) -> str:
-    """What is known of a run without a row."""
+def _why_not(run: Run) -> str:
+    """What is known of a run without a row, or with one that is refused; nothing if it is done."""
     path = row_path(run)
-    if claim := claims.of(path):
-        return f"claimed by {claim.holder()}"
     try:
+        if path.exists():
+            results.read(path)
+            return ""
+        if claim := claims.of(path):
+            return f"claimed by {claim.holder()}"
         failed = failures.read(path)
     except UserError as error:
         return str(error)
