@@ -60,7 +60,12 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = nn.Linear(backbone.num_features, classes)  # type: ignore[arg-type]
-    return Classifier(adapted, head, *normalisation, bf16=bf16).to(next(backbone.parameters()).device)
+    model = Classifier(adapted, head, *normalisation, bf16=bf16).to(next(backbone.parameters()).device)
+    if adapter.checkpoint:
+        from pvera.exchange.read import initialise
+
+        initialise(model, adapter)
+    return model
 
 
 def hold_in_bf16(backbone: nn.Module) -> nn.Module:
