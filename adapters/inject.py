@@ -166,4 +166,5 @@ def sampling(model: nn.Module, on: bool) -> Iterator[None]:
 def edit_at(block: nn.Module, target: str) -> Edit:
     """The edit of a target in one adapted block."""
     edit: Any = block.get_submodule(PATHS[target]).edit
-    return edit.edits[target] if isinstance(edit, FusedQKV) else edit
+    found: Any = edit.edits[target] if isinstance(edit, FusedQKV) else edit
+    return found

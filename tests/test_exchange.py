@@ -1,26 +1,22 @@
 """Adapters out to PEFT and in again: the same images give the same logits in transformers' Dinov2Model, in timm's model and here."""
 
 import json
-import warnings
+import shutil
 
 import pytest
 import torch
-from models import CLASSES, HALF, adapter, batch, randomise, train
-from peft import IA3Config, LoraConfig, PeftModel, PveraConfig, VeraConfig, get_peft_model
+from dinov2 import classifier, dinov2, earlier_dinov2, export, load, ours, pixels, start_from, theirs, trained, twin, with_classifier
+from models import CLASSES, HALF, adapter, batch, train
+from peft import IA3Config, LoraConfig, PveraConfig, VeraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from scipy import stats
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
-from transformers import Dinov2Config, Dinov2Model
 
-from adapters.inject import edit_at, edits, sampling
-from adapters.merge import merged
+from adapters.inject import edits, sampling
 from pvera.errors import UserError
 from pvera.exchange.read import adopt, read
-from pvera.exchange.write import write
-from pvera.model import Classifier, build
+from pvera.model import Classifier
 
-WIDTH, DEPTH, SIZE, PATCH = 48, 2, 16, 8
 ALL = ["q", "k", "v", "proj", "fc1", "fc2"]
 
 #: Every method that PEFT has, in the forms that differ there.
@@ -37,124 +33,351 @@ OUT = {
     "dora-all": adapter("dora", targets=ALL),
     "ia3": adapter("ia3"),
 }
+QV, EVERY = ["q_proj", "v_proj"], ["q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"]
+
+#: Checkpoints as PEFT makes them, with the name of our adapter.
+IN = {
+    "pvera": ("pvera", PveraConfig(r=4, target_modules=QV)),
+    "pvera-all": ("pvera", PveraConfig(r=4, target_modules=EVERY, pvera_dropout=0.1)),
+    "pvera-restored": ("pvera", PveraConfig(r=4, target_modules=EVERY, save_projection=False, projection_prng_key=3)),
+    "vera": ("vera", VeraConfig(r=4, target_modules=QV)),
+    "vera-restored": ("vera", VeraConfig(r=4, target_modules=["k_proj", "fc1"], save_projection=False)),
+    "vera-one-layer": ("vera", VeraConfig(r=4, target_modules=QV, layers_to_transform=[0])),
+    "lora": ("lora", LoraConfig(r=4, target_modules=EVERY, lora_alpha=12)),
+    "lora-pattern": ("lora", LoraConfig(r=4, target_modules=r".*layer\.1\.attention\.[qv]_proj")),
+    "dora": ("dora", LoraConfig(r=4, target_modules=QV, use_dora=True)),
+    "ia3": ("ia3", IA3Config(target_modules=["k_proj", "v_proj", "fc2"], feedforward_modules=["fc2"])),
+}
+FUSED = {
+    "pvera": ("pvera", PveraConfig(r=4, target_modules=["qkv"])),
+    "vera": ("vera", VeraConfig(r=4, target_modules=["qkv", "fc1"])),
+    "lora": ("lora", LoraConfig(r=4, target_modules=["qkv", "attn.proj"])),
+    "dora": ("dora", LoraConfig(r=4, target_modules=["qkv"], use_dora=True)),
+}
 
 
-def dinov2(seed: int = 0, **settings) -> Dinov2Model:
-    """A random tiny Dinov2Model whose every part matters."""
-    shape = {"hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": 4, "image_size": SIZE, "patch_size": PATCH}
-    model = Dinov2Model(Dinov2Config(**shape | {"mlp_ratio": 2} | settings)).eval()
-    generator = torch.Generator().manual_seed(seed)
+def assert_same(found, expected) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def randomise(model: nn.Module) -> nn.Module:
+    """Moves all that PEFT trains away from its start."""
+    generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim > 1 and name.endswith("weight"):
-                parameter.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
-            else:
-                parameter.uniform_(0.5, 1.5, generator=generator) if "bias" not in name else parameter.normal_(0, 0.3, generator=generator)
-    return model
-
-
-def twin(model: Dinov2Model) -> VisionTransformer:
-    """timm's model with the same weights."""
-    theirs, c = model.state_dict(), model.config
-    ours = VisionTransformer(
-        img_size=c.image_size, patch_size=c.patch_size, embed_dim=c.hidden_size, depth=c.num_hidden_layers, num_classes=0,
-        num_heads=c.num_attention_heads, mlp_ratio=c.mlp_ratio, init_values=1.0, global_pool="token",
-    )  # fmt: skip
-    state = {
-        "cls_token": theirs["embeddings.cls_token"],
-        "pos_embed": theirs["embeddings.position_embeddings"],
-    }
-    for part in ("weight", "bias"):
-        state[f"patch_embed.proj.{part}"] = theirs[f"embeddings.patch_embeddings.projection.{part}"]
-        state[f"norm.{part}"] = theirs[f"layernorm.{part}"]
-        for i in range(c.num_hidden_layers):
-            layer, block = f"encoder.layer.{i}", f"blocks.{i}"
-            state[f"{block}.attn.qkv.{part}"] = torch.cat([theirs[f"{layer}.attention.{x}_proj.{part}"] for x in "qkv"])
-            names = {"attention.o_proj": "attn.proj", "norm1": "norm1", "norm2": "norm2", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
-            for name, other in names.items():
-                state[f"{block}.{other}.{part}"] = theirs[f"{layer}.{name}.{part}"]
-            for k in (1, 2):
-                state[f"{block}.ls{k}.gamma"] = theirs[f"{layer}.layer_scale{k}.lambda1"]
-    ours.load_state_dict(state)
-    return ours.requires_grad_(False).eval()
-
-
-def classifier(new, seed: int = 0, **settings) -> Classifier:
-    return build(twin(dinov2(**settings)), new, CLASSES, HALF, seed, bf16=False)
-
-
-def trained(new, seed: int = 1) -> Classifier:
-    """A classifier whose edits are away from their start, as after training."""
-    return randomise(train(classifier(new), new, steps=2), seed).eval()
-
-
-def pixels(count: int = 6, seed: int = 0) -> torch.Tensor:
-    """The test images as the models want them: normalised, channels first."""
-    return (batch(count, seed)[0].permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
-
-
-@torch.no_grad()
-def ours(model: Classifier) -> torch.Tensor:
-    return model.eval()(batch()[0])
-
-
-def on_dinov2(folder) -> PeftModel:
-    """A fresh Dinov2Model with a classifier, with PEFT's adapter loaded."""
-    model = dinov2()
-    model.classifier = nn.Linear(WIDTH, CLASSES)
-    return PeftModel.from_pretrained(model, str(folder)).eval()
-
-
-@torch.no_grad()
-def logits_dinov2(model: PeftModel, images: torch.Tensor | None = None) -> torch.Tensor:
-    return model.classifier(model(pixel_values=pixels() if images is None else images).pooler_output)
-
-
-def on_timm(folder) -> PeftModel:
-    model = twin(dinov2())
-    model.reset_classifier(CLASSES)
-    return PeftModel.from_pretrained(model, str(folder)).eval()
-
-
-def export(model: Classifier, folder, kind: str = "hf", sample: bool = False):
-    folder.mkdir(exist_ok=True)
-    new = next(edits(model)).adapter
-    write(model, new, folder, kind, sample, {"task": "none"})
-    return folder
-
-
-def start_from(name: str, folder, **settings) -> Classifier:
-    """A model of ours that starts from a PEFT checkpoint."""
-    return classifier(adopt(adapter(name, checkpoint=str(folder), **settings)), seed=7)
-
-
-def differs(model: Classifier) -> None:
-    """The edits are no small thing beside the tolerance."""
-    plain = Classifier(twin(dinov2()), model.head, *HALF, bf16=False)
-    assert (ours(model) - ours(plain)).abs().max() > 0.05
+        for parameter in (p for p in model.parameters() if p.requires_grad):
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
 
 
 def test_the_twin_is_the_same_model():
-    assert torch.allclose(twin(dinov2())(pixels()), dinov2()(pixels()).pooler_output, atol=1e-5)
+    assert_same(twin(dinov2())(pixels()), dinov2()(pixel_values=pixels()).pooler_output)
+    assert_same(earlier_dinov2()(pixel_values=pixels()).pooler_output, dinov2()(pixel_values=pixels()).pooler_output)
+
+
+# out
 
 
 @pytest.mark.parametrize("name", OUT)
-def test_out_to_dinov2_and_in_again(name, tmp_path):
+@pytest.mark.parametrize(("kind", "make"), [("hf", dinov2), ("hf-query", earlier_dinov2)])
+def test_out_to_dinov2_and_in_again(name, kind, make, tmp_path):
     model = trained(OUT[name])
-    differs(model)
-    export(model, tmp_path)
-    torch.testing.assert_close(logits_dinov2(on_dinov2(tmp_path)), ours(model), rtol=0, atol=1e-5)
-    torch.testing.assert_close(ours(start_from(OUT[name].name, tmp_path)), ours(model), rtol=0, atol=1e-5)
+    plain = Classifier(twin(dinov2()), model.head, *HALF, bf16=False)
+    assert (ours(model) - ours(plain)).abs().max() > 0.05  # the edits are no small thing beside the tolerance
+    export(model, tmp_path, kind)
+    assert_same(theirs(load(with_classifier(make()), tmp_path)), ours(model))
+    assert_same(ours(start_from(OUT[name].name, tmp_path)), ours(model))
 
 
 @pytest.mark.parametrize("name", OUT)
 def test_out_to_timms_fused_layer(name, tmp_path):
     model = trained(OUT[name])
     export(model, tmp_path, "timm")
-    with torch.no_grad():
-        torch.testing.assert_close(on_timm(tmp_path)(pixels()), ours(model), rtol=0, atol=1e-5)
-    if "rank_pattern" in (config := json.loads((tmp_path / "adapter_config.json").read_text())) and config["rank_pattern"]:
-        with pytest.raises(UserError, match="rank_pattern=.* is out of scope here"):
+    backbone = twin(dinov2())
+    backbone.reset_classifier(CLASSES)
+    assert_same(theirs(load(backbone, tmp_path)), ours(model))
+    if json.loads((tmp_path / "adapter_config.json").read_text()).get("rank_pattern"):
+        with pytest.raises(UserError, match="_pattern=.* is out of scope here"):
             start_from(OUT[name].name, tmp_path)
     else:
-        torch.testing.assert_close(ours(start_from(OUT[name].name, tmp_path)), ours(model), rtol=0, atol=1e-5)
+        assert_same(ours(start_from(OUT[name].name, tmp_path)), ours(model))
+
+
+def test_without_a_classifier_the_adapter_loads_alone(tmp_path):
+    model = trained(OUT["pvera-shared"])
+    features = load(dinov2(), export(model, tmp_path))(pixel_values=pixels()).pooler_output
+    assert_same(model.head(features), ours(model))
+
+
+def test_the_checkpoint_is_as_small_as_pefts_own(tmp_path):
+    """One pair of the given rank where the projections are shared, K times the rank where they are not."""
+    rank = OUT["pvera-shared"].rank
+    for name, factor in (("pvera-shared", 1), ("pvera-per_branch", 2), ("pvera-all-shared", 1), ("pvera-all", 6)):
+        folder = export(trained(OUT[name]), tmp_path / name)
+        assert load_file(folder / "adapter_model.safetensors")["base_model.pvera_B"].shape[1] == factor * rank
+        assert json.loads((folder / "adapter_config.json").read_text())["r"] == factor * rank
+
+
+@pytest.mark.parametrize(
+    ("new", "message"),
+    [
+        (adapter("adaptformer"), "PEFT has no adaptformer"),
+        (adapter("bottleneck"), "PEFT has no bottleneck"),
+        (adapter("dora", released_norm=True), "no DoRA with a magnitude per input"),
+    ],
+    ids=["adaptformer", "bottleneck", "dora-released"],
+)
+def test_what_peft_has_not_is_refused(new, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        export(classifier(new), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+# in
+
+
+@pytest.mark.filterwarnings("ignore:Specified to not")
+@pytest.mark.parametrize("name", IN)
+def test_a_checkpoint_of_peft_gives_the_same_logits_here_and_trains_on(name, tmp_path):
+    kind, config = IN[name]
+    config.modules_to_save = ["classifier"]
+    model = randomise(get_peft_model(with_classifier(dinov2()), config))
+    model.save_pretrained(str(tmp_path))
+    mine = start_from(kind, tmp_path)
+    assert_same(ours(mine), theirs(model))
+    new = next(edits(mine)).adapter
+    before = ours(mine)
+    train(mine, new, steps=1)
+    assert (ours(mine) - before).abs().max() > 1e-3
+    again = export(mine, tmp_path / "again")
+    assert_same(theirs(load(with_classifier(dinov2()), again)), ours(mine))
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_a_checkpoint_of_timms_fused_layer(name, tmp_path):
+    kind, config = FUSED[name]
+    config.modules_to_save = ["head"]
+    backbone = twin(dinov2())
+    backbone.reset_classifier(CLASSES)
+    model = randomise(get_peft_model(backbone, config))
+    model.save_pretrained(str(tmp_path))
+    assert_same(ours(start_from(kind, tmp_path)), theirs(model))
+
+
+def test_what_the_checkpoint_decides(tmp_path):
+    config = VeraConfig(r=6, target_modules=["v_proj", "fc1"], vera_dropout=0.25, layers_to_transform=[1])
+    get_peft_model(dinov2(), config).save_pretrained(str(tmp_path))
+    new = adopt(adapter("vera", checkpoint=str(tmp_path), lr=0.5))
+    assert (new.rank, new.targets, new.layers, new.dropout, new.scale, new.projections, new.lr) == (
+        6, ["v", "fc1"], [1], 0.25, 1.0, "shared", 0.5,
+    )  # fmt: skip
+    assert adopt(new) == new  # as when a run is rebuilt
+    mine = classifier(new)
+    assert not read(tmp_path).head
+    assert torch.equal(mine.head.weight, classifier(adapter("vera")).head.weight)  # a new classifier, of the seed
+
+
+def test_all_blocks_share_one_pair(tmp_path):
+    get_peft_model(dinov2(), PveraConfig(r=4, target_modules=QV)).save_pretrained(str(tmp_path))
+    pairs = [(edit.A.data_ptr(), edit.B.data_ptr()) for edit in edits(start_from("pvera", tmp_path))]
+    assert len(pairs) == 4
+    assert len(set(pairs)) == 2  # q and v
+
+
+# sampling
+
+
+def worst(mine: torch.Tensor, other: torch.Tensor) -> float:
+    """The least p value, corrected for their number, of tests that samples (n, ...) of independent draws have one distribution.
+
+    On every logit: Kolmogorov-Smirnov, Welch's of the means, and Levene's of the variances.
+    """
+    pairs = list(zip(mine.flatten(1).double().T.numpy(), other.flatten(1).double().T.numpy(), strict=True))
+    assert min(a.std() for a, _ in pairs) > 0.01  # there is noise to compare
+    tests = (stats.ks_2samp, lambda a, b: stats.ttest_ind(a, b, equal_var=False), stats.levene)
+    return float(stats.false_discovery_control([test(a, b).pvalue for a, b in pairs for test in tests]).min())
+
+
+def draws(model: nn.Module, n: int = 2000) -> torch.Tensor:
+    """n draws of the logits of one image."""
+    if isinstance(model, Classifier):
+        with sampling(model, True), torch.no_grad():
+            return model.eval()(batch(1)[0].expand(n, -1, -1, -1))
+    return theirs(model, pixels(1).expand(n, -1, -1, -1))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("pvera-shared", "hf"), ("pvera-all-shared", "hf"), ("pvera-shared", "timm"), ("pvera-per_branch", "timm")],
+)
+def test_peft_samples_the_same_distribution(name, kind, tmp_path):
+    model = trained(OUT[name])
+    backbone = with_classifier(dinov2()) if kind == "hf" else twin(dinov2())
+    if kind == "timm":
+        backbone.reset_classifier(CLASSES)
+    other = load(backbone, export(model, tmp_path, kind, sample=True))
+    torch.manual_seed(0)
+    mine, found = draws(model), draws(other)
+    assert worst(mine, found) > 0.01
+    assert worst(mine, 1.2 * (found - found.mean(0)) + found.mean(0)) < 0.01  # the tests would see a fifth more noise
+
+
+def test_pairs_per_branch_cannot_be_sampled_apart(tmp_path):
+    model = trained(OUT["pvera-per_branch"])
+    with pytest.raises(UserError, match="PEFT cannot sample pairs A, B per branch: .*, what is zero for a layer has sigma 1, not 0"):
+        export(model, tmp_path, "hf", sample=True)
+    config = tmp_path / "adapter_config.json"
+    export(model, tmp_path)
+    config.write_text(config.read_text().replace('"sample_at_inference": false', '"sample_at_inference": true'))
+    torch.manual_seed(0)
+    assert worst(draws(model), draws(load(with_classifier(dinov2()), tmp_path))) < 1e-6  # the reason is true
+    with pytest.raises(UserError, match="only pvera samples, and this is vera"):
+        export(trained(OUT["vera-shared"]), tmp_path, "hf", sample=True)
+
+
+# refusals
+
+
+@pytest.fixture
+def lora(tmp_path):
+    """A LoRA checkpoint that can be read."""
+    return export(trained(OUT["lora"]), tmp_path / "lora")
+
+
+def spoil(folder, **settings) -> None:
+    config = folder / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | settings))
+
+
+def refused(folder, name: str = "lora") -> str:
+    with pytest.raises(UserError) as caught:
+        start_from(name, folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"peft_type": "LOHA"}, "peft_type must be one of IA3, LORA, PVERA, VERA, found 'LOHA'"),
+        ({"peft_type": None}, "found None"),
+        ({"bias": "all"}, "bias='all' is out of scope here"),
+        ({"layers_pattern": "layer"}, "layers_pattern='layer' is out of scope"),
+        ({"use_rslora": True}, "use_rslora=True is out of scope"),
+        ({"lora_dropout": 0.1}, "lora_dropout=0.1 is out of scope"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa' is out of scope"),
+        ({"a_future_setting": 1}, "a_future_setting=1 is out of scope"),
+        (
+            {"modules_to_save": ["classifier", "layernorm"]},
+            "modules_to_save may name a classifier (classifier, head) only, found layernorm",
+        ),
+        ({"use_dora": True}, "of another method: choose adapter=dora, not lora"),
+    ],
+)
+def test_settings_out_of_scope_are_refused_by_name(settings, message, lora):
+    spoil(lora, **settings)
+    if settings.get("use_dora"):
+        with pytest.raises(UserError, match="block 0 has no lora_magnitude_vector of q"):
+            read(lora)
+        return
+    assert message in refused(lora)
+
+
+def test_of_another_method(lora):
+    assert "is of another method: choose adapter=lora, not pvera" in refused(lora, "pvera")
+    assert "is of another method: choose adapter=lora, not adaptformer" in refused(lora, "adaptformer")
+
+
+def test_what_is_no_checkpoint(lora, tmp_path):
+    assert "no folder" in refused(tmp_path / "absent")
+    assert "it has no adapter_config.json" in refused(tmp_path)
+    (lora / "adapter_config.json").rename(lora / "kept")
+    assert "it has no adapter_config.json" in refused(lora)
+    (lora / "adapter_config.json").write_text("{")
+    assert "cannot be read" in refused(lora)
+    (lora / "adapter_config.json").write_text("[]")
+    assert "is no JSON object" in refused(lora)
+    (lora / "kept").rename(lora / "adapter_config.json")
+    (lora / "adapter_model.safetensors").write_bytes(b"junk" * 10)
+    assert "cannot be read" in refused(lora)
+    (lora / "adapter_model.safetensors").rename(lora / "adapter_model.bin")
+    message = refused(lora)
+    assert "it has no adapter_model.safetensors; adapter_model.bin is a pickle and never opened" in message
+
+
+def rewrite(folder, change) -> None:
+    """Rewrites the tensors by name: a new name, or None to leave one out."""
+    file = folder / "adapter_model.safetensors"
+    renamed = {change(name): tensor for name, tensor in load_file(file).items()}
+    save_file({name: tensor for name, tensor in renamed.items() if name}, file)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda n: n.replace("q_proj", "up_proj"), "cannot place base_model.model.encoder.layer.0.attention.up_proj.lora_A.weight"),
+        (lambda n: None if "1.attention.v_proj.lora_B" in n else n, "block 1 has no lora_B.weight of v"),
+        (lambda n: None if "1.attention.v_proj" in n else n, "block 1 has no lora_A.weight of v"),
+        (lambda n: n if "classifier" in n else None, "it adapts no layer"),
+        (lambda n: None if n.endswith("classifier.bias") else n, "its classifier has no bias"),
+        (lambda n: None if ".layer.1." in n else n, "of another backbone: it adapts 1 blocks, this one has 2"),
+    ],
+    ids=["unknown", "half", "uneven", "nothing", "classifier", "blocks"],
+)
+def test_tensors_that_do_not_fit_together(change, message, lora):
+    rewrite(lora, change)
+    assert message in refused(lora)
+
+
+def test_another_width_or_number_of_classes(lora):
+    new = adopt(adapter("lora", checkpoint=str(lora)))
+    wide = twin(dinov2(hidden_size=64))
+    with pytest.raises(UserError, match=r"of another backbone: A of q in block 0 has shape \(48, 4\), the model's is \(64, 4\)"):
+        classifier(new, wide)
+    with pytest.raises(UserError, match="of another backbone: it adapts 2 blocks, this one has 3"):
+        classifier(new, twin(dinov2(num_hidden_layers=3)))
+    tensors = load_file(lora / "adapter_model.safetensors")
+    head = {name: torch.cat([t, t]) if "classifier" in name else t for name, t in tensors.items()}
+    save_file(head, lora / "adapter_model.safetensors")
+    assert "of another task: the classifier's" in refused(lora)
+
+
+def test_vera_of_another_width(tmp_path):
+    export(trained(OUT["vera-per_branch"]), tmp_path)
+    new = adopt(adapter("vera", checkpoint=str(tmp_path)))
+    with pytest.raises(UserError, match="of another backbone"):
+        classifier(new, twin(dinov2(hidden_size=64)))
+    with pytest.raises(UserError, match="of another backbone"):
+        classifier(new, twin(dinov2(hidden_size=32)))
+
+
+def test_a_checkpoint_of_vera_without_its_projections(tmp_path):
+    export(trained(OUT["vera-per_branch"]), tmp_path)
+    rewrite(tmp_path, lambda name: None if name.endswith("vera_A") else name)
+    assert "it has no base_model.vera_A or base_model.vera_B, though its save_projection is set" in refused(tmp_path, "vera")
+
+
+@pytest.mark.parametrize(
+    ("targets", "feedforward", "message"),
+    [
+        (["k_proj", "v_proj"], [], "ia3 edits k, v and the activation that fc2 reads; this one k, v"),
+        (["k_proj", "v_proj", "fc2"], [], "is a gain that ia3 has not here"),
+        (["k_proj", "v_proj", "fc1"], ["fc1"], "is a gain that ia3 has not here"),
+        (["q_proj", "k_proj", "v_proj", "fc2"], ["fc2"], "its IA3 scales queries"),
+    ],
+)
+def test_ia3_of_other_layers(targets, feedforward, message, tmp_path):
+    config = IA3Config(target_modules=targets, feedforward_modules=feedforward)
+    randomise(get_peft_model(dinov2(), config)).save_pretrained(str(tmp_path))
+    assert message in refused(tmp_path, "ia3")
+
+
+def test_the_checksum_is_of_the_contents(lora, tmp_path):
+    shutil.copytree(lora, tmp_path / "copy")
+    new, copy = (adopt(adapter("lora", checkpoint=str(folder))) for folder in (lora, tmp_path / "copy"))
+    assert new.checkpoint_sha256 == copy.checkpoint_sha256
+    assert new.checkpoint != copy.checkpoint
+    spoil(lora, lora_alpha=3)
+    with pytest.raises(UserError, match=r"has sha256 [0-9a-f]{12}, expected " + str(new.checkpoint_sha256)[:12]):
+        adopt(new)
+    with pytest.raises(UserError, match="checkpoint_sha256 is set, but adapter.checkpoint is not"):
+        adapter("lora", checkpoint_sha256="0" * 64)

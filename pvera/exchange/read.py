@@ -177,7 +177,7 @@ def adopt(adapter: Adapter) -> Adapter:
             f"adapter.checkpoint={adapter.checkpoint} has sha256 {found.sha256[:12]}, expected {str(adapter.checkpoint_sha256)[:12]}"
         )
     known = {f.name for f in fields(adapter)}
-    values = {ours: found.config[theirs] for theirs, ours in found.method.settings.items() if theirs in found.config}
+    values: dict[str, Any] = {ours: found.config[theirs] for theirs, ours in found.method.settings.items() if theirs in found.config}
     values |= {"checkpoint_sha256": found.sha256} | found.method.implied
     if isinstance(adapter, LowRank):
         values["targets"] = found.targets
@@ -187,7 +187,8 @@ def adopt(adapter: Adapter) -> Adapter:
     partly = found.config.get("layers_to_transform") is not None or any(re.search(r"\.\d+\.", name) for name in _list(named))
     values["layers"] = found.blocks if partly or found.blocks != list(range(len(found.blocks))) else None
     floats = {name for name, value in vars(adapter).items() if type(value) is float}
-    return replace(adapter, **{name: float(value) if name in floats else value for name, value in values.items()})
+    values = {name: float(value) if name in floats else value for name, value in values.items()}
+    return replace(adapter, **values)
 
 
 def _list(named: Any) -> list[str]:

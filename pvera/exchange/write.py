@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from adapters.base import Adapter, LowRank
-from adapters.inject import PATHS, Edit, edit_at
+from adapters.inject import PATHS, edit_at
 from pvera.errors import UserError
 from pvera.exchange.methods import METHODS, Method
 from pvera.exchange.names import LAYOUTS, Layout
@@ -58,8 +58,8 @@ class _Export:
 
     def __init__(self, model: Classifier, adapter: Any, method: Method, layout: Layout) -> None:
         self.model, self.adapter, self.method, self.layout = model, adapter, method, layout
-        self.blocks: Any = model.backbone.blocks
-        self.indices = range(len(self.blocks)) if adapter.layers is None else adapter.layers
+        blocks: Any = model.backbone.blocks
+        self.blocks, self.indices = blocks, range(len(blocks)) if adapter.layers is None else adapter.layers
         self.modules: dict[str, list[str]] = {}
         """Adapted targets by the path of their module in a block."""
         for target in adapter.sites():
@@ -83,22 +83,24 @@ class _Export:
 
     def tensors(self) -> dict[str, Tensor]:
         """All of the checkpoint by PEFT's names."""
-        out = {f"base_model.model.{self.layout.head}.{name}": value for name, value in self.model.head.named_parameters()}
+        out: dict[str, Tensor] = {
+            f"base_model.model.{self.layout.head}.{name}": value for name, value in self.model.head.named_parameters()
+        }
         for index in self.indices:
             for path, targets in self.modules.items():
-                edits = {target: edit_at(self.blocks[index], target) for target in targets}
-                for part, value in self._beside(self.blocks[index], path, edits):
+                for part, value in self._beside(self.blocks[index], path, targets):
                     out[f"base_model.model.{self.layout.block.format(index)}.{path}.{self.method.tensors[part]}"] = value
         if self.method.pair:
             first = self.blocks[self.indices[0]]
-            edits = {target: edit_at(first, target) for target in self.adapter.sites()}
+            edits: dict[str, Any] = {target: edit_at(first, target) for target in self.adapter.sites()}
             d_in = max(edit.A.shape[0] for edit in edits.values())
             d_out = max(self.layout.place(target).of * edit.B.shape[1] for target, edit in edits.items())
             out |= {self.method.pair[part]: value for part, value in self._pair(edits, self.groups, d_in, d_out).items()}
         return out
 
-    def _beside(self, block: nn.Module, path: str, edits: dict[str, Edit]) -> Iterator[tuple[str, Tensor]]:
+    def _beside(self, block: nn.Module, path: str, targets: list[str]) -> Iterator[tuple[str, Tensor]]:
         """What PEFT keeps beside one module, by our part's name."""
+        edits: dict[str, Any] = {target: edit_at(block, target) for target in targets}
         if {"A", "B"} <= self.method.tensors.keys():
             any_edit = next(iter(edits.values()))
             d_in, d_out = any_edit.A.shape[0], any_edit.B.shape[1] * len(self.layout.modules[path])
@@ -108,7 +110,7 @@ class _Export:
         for part in _NEUTRAL.keys() & self.method.tensors.keys():
             yield part, self._rows(block, path, edits, part)
 
-    def _pair(self, edits: dict[str, Edit], groups: list[list[str]], d_in: int, d_out: int) -> dict[str, Tensor]:
+    def _pair(self, edits: dict[str, Any], groups: list[list[str]], d_in: int, d_out: int) -> dict[str, Tensor]:
         """A (halves * K * r, d_in) and B (d_out, K * r) of K groups, each with its largest A and B, B at its branch's rows."""
         r = self.adapter.rank
         like = next(iter(edits.values())).A
@@ -122,14 +124,14 @@ class _Export:
                 b[start : start + rows, k] = edits[target].B.T
         return {"A": a.flatten(0, 2), "B": b.flatten(1)}
 
-    def _side_by_side(self, edits: dict[str, Edit]) -> Tensor:
+    def _side_by_side(self, edits: dict[str, Any]) -> Tensor:
         """d (halves * K * r,) of one module: zero in the columns of the groups that it has no branch of."""
         own = [next((edits[target].d for target in group if target in edits), None) for group in self.groups]
         like = next(d for d in own if d is not None)
         d = torch.stack([torch.zeros_like(like) if d is None else d for d in own])
         return d.unflatten(1, (self.halves, -1)).transpose(0, 1).flatten()
 
-    def _rows(self, block: nn.Module, path: str, edits: dict[str, Edit], part: str) -> Tensor:
+    def _rows(self, block: nn.Module, path: str, edits: dict[str, Any], part: str) -> Tensor:
         """A vector over one module's outputs (IA3's fc2: inputs), neutral where a branch is not adapted."""
         if "act" in edits:
             return edits["act"].gain[None]
