@@ -55,6 +55,29 @@ def twin(model: Dinov2Model) -> VisionTransformer:
     return ours.requires_grad_(False).eval()
 
 
+def as_dinov2(vit: VisionTransformer) -> Dinov2Model:
+    """The other way round, for timm's plain ViT without LayerScale, which is one of 1."""
+    block, patches = vit.blocks[0], vit.patch_embed
+    config = Dinov2Config(
+        hidden_size=vit.embed_dim, num_hidden_layers=len(vit.blocks), num_attention_heads=block.attn.num_heads,
+        image_size=patches.img_size[0], patch_size=patches.patch_size[0], mlp_ratio=block.mlp.fc1.out_features // vit.embed_dim,
+        layerscale_value=1.0, layer_norm_eps=block.norm1.eps,
+    )  # fmt: skip
+    model = Dinov2Model(config).eval()
+    ours, state = vit.state_dict(), model.state_dict()
+    state |= {"embeddings.cls_token": ours["cls_token"], "embeddings.position_embeddings": ours["pos_embed"]}
+    for part in ("weight", "bias"):
+        state[f"embeddings.patch_embeddings.projection.{part}"] = ours[f"patch_embed.proj.{part}"]
+        state[f"layernorm.{part}"] = ours[f"norm.{part}"]
+        for i in range(len(vit.blocks)):
+            layer, name = f"encoder.layer.{i}", f"blocks.{i}"
+            for x, third in zip("qkv", ours[f"{name}.attn.qkv.{part}"].chunk(3), strict=True):
+                state[f"{layer}.attention.{x}_proj.{part}"] = third
+            state |= {f"{layer}.{other}.{part}": ours[f"{name}.{mine}.{part}"] for other, mine in LINEARS.items()}
+    model.load_state_dict(state)
+    return model
+
+
 class EarlierAttention(nn.Module):
     """Dinov2's attention with its layers under their earlier names."""
 
