@@ -72,11 +72,11 @@ def main(arguments: list[str] | None = None) -> int:
     from pvera.trial import rebuild
 
     try:
-        if options.checkpoint.is_dir():
-            overrides = [f"source.root={options.root}"] if options.root else []
-            model, test = rebuild_peft(options.checkpoint, [*options.overrides, *overrides, f"device={options.device}"])
-        elif options.overrides:
+        if options.checkpoint.is_file() and options.overrides:
             raise UserError(f"{options.checkpoint} says itself what it is tested on: leave out {options.overrides[0]}")
+        if options.checkpoint.is_dir() or options.overrides:
+            root = [f"source.root={options.root}"] if options.root else []
+            model, test = rebuild_peft(options.checkpoint, [*options.overrides, *root, f"device={options.device}"])
         else:
             model, test = rebuild(options.checkpoint, options.root, options.device)
         found = metrics(probabilities(logits_of(model, test.images)), test.labels.cpu())

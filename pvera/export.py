@@ -23,12 +23,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="a row (.json) or the checkpoint (.safetensors) beside it")
     parser.add_argument("folder", type=Path, help="where to write to: made if it is not there, and empty if it is")
     parser.add_argument("--to", required=True, choices=("peft", "timm"), help="peft: the adapter alone; timm: merged weights")
-    parser.add_argument("--model", default="hf", choices=tuple(LAYOUTS), help="the model PEFT will load it on (docs/exchange.md)")
+    parser.add_argument("--model", choices=tuple(LAYOUTS), help="what PEFT will load it on (default hf; docs/exchange.md)")
     parser.add_argument("--sample", action="store_true", help="PEFT shall sample PVeRA at inference")
     options = parser.parse_args(arguments)
     from pvera.config import MISTAKES, explain
 
     try:
+        if options.to == "timm" and (options.model or options.sample):
+            raise UserError("--model and --sample are for --to peft: leave them out")
         _make(options.folder)
         from pvera.trial import restore  # after what takes no time
 
@@ -39,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
             from pvera.exchange.write import write
 
             origin = {"backbone": run.backbone.timm, "weights_sha256": run.backbone.weights_sha256(), "task": run.task.name}
-            write(model, run.adapter, options.folder, options.model, options.sample, origin)
+            write(model, run.adapter, options.folder, options.model or "hf", options.sample, origin)
     except MISTAKES as error:
         print(f"pvera: {explain(error)}", file=sys.stderr)
         return 2

@@ -151,6 +151,7 @@ def test_what_cannot_be_exported(trained, tmp_path, capsys):
     assert "is not empty: name a new folder" in refused(capsys, run, "--to", "peft", tmp_path / "out")
     assert "cannot make the folder" in refused(capsys, run, "--to", "peft", tmp_path / "out" / "file")
     assert "cannot make the folder" in refused(capsys, run, "--to", "timm", tmp_path / "out" / "file" / "below")
+    assert "--model and --sample are for --to peft" in refused(capsys, run, "--to", "timm", "--sample", tmp_path / "merged")
     assert "PEFT cannot sample pairs A, B per branch" in refused(capsys, run, "--to", "peft", "--sample", tmp_path / "sampled")
     assert "PEFT has no adaptformer" in refused(capsys, trained["adaptformer"], "--to", "peft", tmp_path / "adaptformer")
     assert "it cannot be merged" in refused(capsys, trained["adaptformer"], "--to", "timm", tmp_path / "adaptformer")
@@ -167,6 +168,8 @@ def test_what_cannot_be_tested(trained, tmp_path, capsys):
     assert "of another backbone" in refused(
         capsys, tmp_path / "peft", "task=extra/digits", "backbone=dinov2_vits14_offline", main=evaluate.main
     )
+    assert "no folder" in refused(capsys, tmp_path / "absent", "task=dtd", main=evaluate.main)
+    assert "Could not find 'task/nope'" in refused(capsys, tmp_path / "peft", "task=nope", main=evaluate.main)
     weights = tmp_path / "peft" / "adapter_model.safetensors"
     save_file({name: tensor for name, tensor in load_file(weights).items() if "head" not in name}, weights)
     assert "has no classifier, so it cannot be tested" in refused(capsys, tmp_path / "peft", *DATA, main=evaluate.main)
