@@ -58,6 +58,7 @@ def train_and_test(left: list[tuple[Run, Path]]) -> Iterator[tuple[Run, Path, re
     """
     run, start = left[0][0], time.perf_counter()
     device = resources.device(run.device)
+    resources.keep_freed_memory()
     resources.reset_peak_memory(device)
     backbone = frozen_backbone(run, device)
     # Before the data: a width or a block that does not fit shows here.
