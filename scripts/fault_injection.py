@@ -165,7 +165,7 @@ def at_write(ending: str, call: int, act: Callable[[int], object]) -> Callable[[
                     act(file)
             whole(file)
 
-        os.fsync = fsync
+        os.fsync = fsync  # type: ignore[assignment]
 
     return inject
 
@@ -210,7 +210,7 @@ def random_kills(bench: Bench) -> Line:
     target, hits = bench.new(), 0
     while hits < bench.kills:
         child = bench.start(target, SWEEP, lambda: None)
-        time.sleep(bench.random.uniform(0, 5))
+        time.sleep(bench.random.uniform(0, 12))
         os.kill(child, signal.SIGKILL)
         hits += bench.end(child) == -signal.SIGKILL
         if len(list(target.rglob("seed=*.json"))) == RUNS:  # done before all the kills: once more
