@@ -7,14 +7,16 @@ import time
 from datetime import timedelta
 from typing import Any
 
+from hydra import initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from pvera.config import MISTAKES, Run, explain, to_runs
+from pvera.config import MISTAKES, Run, explain, register, to_runs
 from pvera.run import row_path
 
 
@@ -28,6 +30,25 @@ def jobs(config: DictConfig) -> list[list[str]]:
 def compose(config: DictConfig, job: list[str]) -> list[Run]:
     """The runs of one job of a multirun's configuration."""
     return to_runs(GlobalHydra.instance().config_loader().load_sweep_config(config, job))
+
+
+def load(words: list[str]) -> DictConfig:
+    """The configuration of a multirun that the words of the command line ask for; Hydra has to be initialised."""
+    return GlobalHydra.instance().config_loader().load_configuration("config", words, run_mode=RunMode.MULTIRUN)
+
+
+def packs(words: list[str]) -> list[list[Run]]:
+    """The runs that the words of the command line ask for, without running them; those of one list are trained together.
+
+    Raises one of MISTAKES where they cannot be composed, or their data is not there.
+    """
+    register()
+    with initialize_config_module("configs", version_base="1.3"):
+        config = load(words)
+        found = [compose(config, job) for job in jobs(config)]
+    for runs in found:
+        runs[0].source.check(runs[0].task)
+    return found
 
 
 class Sweep(Callback):
