@@ -1,6 +1,7 @@
 """The training loop: AdamW, one validation an epoch, early stopping, the best weights kept."""
 
 import math
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -208,9 +209,19 @@ def refit(learners: list[Learner], train: Data, epochs: list[int], title: str, p
 
 
 def _in_packs(learners: list[Learner], size: int, data: Data, progress: Callable[[int], object]) -> list[dict[str, float]]:
-    """One epoch of each, at most `size` at a time."""
-    packs = [learners[start : start + size] for start in range(0, len(learners), size)]
-    return [figures for members in packs for figures in train_epoch(members, data, progress)]
+    """One epoch of each, at most `size` at a time.
+
+    Adds to the figures of each its learning rate (the adapter's, or the head's where it is alone), the images a second of its whole
+    pack, and the highest memory so far in bytes.
+    """
+    figures = []
+    for first in range(0, len(learners), size):
+        members, start = learners[first : first + size], time.perf_counter()
+        trained = train_epoch(members, data, progress)
+        speed = {"rate": len(members) * len(data) / (time.perf_counter() - start), "memory": resources.peak_memory(data.labels.device)}
+        for learner, told in zip(members, trained, strict=True):
+            figures.append(told | {"lr": learner.optimizer.param_groups[-1]["lr"], **speed})
+    return figures
 
 
 def _bar(images: int, title: str) -> Any:
