@@ -167,6 +167,19 @@ def train_epoch(learners: list[Learner], data: Data, progress: Callable[[int], o
     return figures
 
 
+def watched_epoch(learners: list[Learner], data: Data, progress: Callable[[int], object]) -> list[dict[str, float]]:
+    """`train_epoch` with what a watcher wants beside: the learning rate (the adapter's, or the head's where it is alone), the images a
+    second of all these learners together, and the highest memory so far in bytes.
+    """
+    start = time.perf_counter()
+    figures = train_epoch(learners, data, progress)
+    seconds, memory = time.perf_counter() - start, resources.peak_memory(data.labels.device)
+    rates = [learner.optimizer.param_groups[-1]["lr"] for learner in learners]
+    return [
+        told | {"lr": lr, "rate": len(learners) * len(data) / seconds, "memory": memory} for told, lr in zip(figures, rates, strict=True)
+    ]
+
+
 def fit(
     groups: list[list[Learner]], train: Data, val: Data, report: Callable[[int, int, dict[str, float]], object], title: str,
     pack: int | None = None,
@@ -209,19 +222,9 @@ def refit(learners: list[Learner], train: Data, epochs: list[int], title: str, p
 
 
 def _in_packs(learners: list[Learner], size: int, data: Data, progress: Callable[[int], object]) -> list[dict[str, float]]:
-    """One epoch of each, at most `size` at a time.
-
-    Adds to the figures of each its learning rate (the adapter's, or the head's where it is alone), the images a second of its whole
-    pack, and the highest memory so far in bytes.
-    """
-    figures = []
-    for first in range(0, len(learners), size):
-        members, start = learners[first : first + size], time.perf_counter()
-        trained = train_epoch(members, data, progress)
-        speed = {"rate": len(members) * len(data) / (time.perf_counter() - start), "memory": resources.peak_memory(data.labels.device)}
-        for learner, told in zip(members, trained, strict=True):
-            figures.append(told | {"lr": learner.optimizer.param_groups[-1]["lr"], **speed})
-    return figures
+    """One epoch of each, at most `size` at a time."""
+    packs = [learners[start : start + size] for start in range(0, len(learners), size)]
+    return [figures for members in packs for figures in watched_epoch(members, data, progress)]
 
 
 def _bar(images: int, title: str) -> Any:
