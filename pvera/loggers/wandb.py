@@ -56,7 +56,7 @@ class Wandb(Logger):
                              finish_timeout=FINISH_TIMEOUT, finish_timeout_raises=True)  # fmt: skip
         self._run = wandb.init(
             project=self.project, entity=self.entity, dir=folder, mode=mode, settings=how, id=self._id,
-            resume="allow" if online else None,  # offline, W&B merges by the id when it is sent
+            resume="allow" if online else None,  # what was logged offline is put together by the id when it is sent
             name=f"{run.adapter.name} {run.task.name} {path.stem}", group=run.name, job_type=run.adapter.name,
             tags=[run.task.name, run.task.group.lower(), run.backbone.name, run.protocol.name], config=settings,
         )  # fmt: skip
