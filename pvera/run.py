@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pvera import claims, failures, precision, results
+from pvera import claims, failures, loggers, precision, results
 from pvera.config import Run
 
 
@@ -80,13 +80,13 @@ def _train(left: list[tuple[Run, Path]]) -> None:
             if isinstance(outcome, failures.Failure):
                 failures.write(path, outcome)
                 continue
-            results.write(path, outcome)  # before the logger hears of it: what it does cannot lose the row
+            results.write(path, outcome)  # before any logger hears of it: what one does cannot lose the row
             failures.place(path).unlink(missing_ok=True)
             unfinished.remove(run)
-            run.logger.finish(asdict(outcome))
+            loggers.finish(run, asdict(outcome))
     finally:
         for run in unfinished:
-            run.logger.finish(None)
+            loggers.finish(run, None)
 
 
 def _clean(paths: list[Path]) -> None:

@@ -1,6 +1,7 @@
 """The training loop: AdamW, one validation an epoch, early stopping, the best weights kept."""
 
 import math
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -177,6 +178,19 @@ def train_epoch(learners: list[Learner], data: Data, progress: Callable[[int], o
     return figures
 
 
+def watched_epoch(learners: list[Learner], data: Data, progress: Callable[[int], object]) -> list[dict[str, float]]:
+    """`train_epoch` with what a watcher wants beside: the learning rate (the adapter's, or the head's where it is alone), the images a
+    second of all these learners together, and the highest memory so far in bytes.
+    """
+    start = time.perf_counter()
+    figures = train_epoch(learners, data, progress)
+    seconds, memory = time.perf_counter() - start, resources.peak_memory(data.labels.device)
+    rates = [learner.optimizer.param_groups[-1]["lr"] for learner in learners]
+    return [
+        told | {"lr": lr, "rate": len(learners) * len(data) / seconds, "memory": memory} for told, lr in zip(figures, rates, strict=True)
+    ]
+
+
 @dataclass
 class Packing:
     """How many learners ride one pass of the backbone at most; None: as many as fit into memory. Halved when memory runs out."""
@@ -193,7 +207,7 @@ class Packing:
             members = learners[len(figures) : len(figures) + (self.size or len(learners))]
             before = [capture(learner) for learner in members] if len(members) > 1 else []
             try:
-                figures += train_epoch(members, data, progress)
+                figures += watched_epoch(members, data, progress)
                 continue
             except Exception as error:
                 if not resources.out_of_memory(error):

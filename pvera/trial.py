@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from adapters.base import Adapter
 from data.source import provenance
-from pvera import checkpoint, resources, results, resume, train
+from pvera import checkpoint, loggers, resources, results, resume, train
 from pvera.calibration import metrics
 from pvera.class_token import class_token_only
 from pvera.config import Run, from_dict
@@ -58,11 +58,6 @@ class Trial:
     @property
     def points(self) -> list[dict[str, Any]]:
         return [point for point, _ in self.run.adapter.points()]
-
-    def log(self, point: int, figures: dict[str, float]) -> None:
-        """An epoch of one point; where there are several, each has its own figures."""
-        prefix = ",".join(f"{key}={value}" for key, value in self.points[point].items()) + "/" if len(self.points) > 1 else ""
-        self.run.logger.epoch({key if key == "epoch" else prefix + key: value for key, value in figures.items()})
 
     def begin_final(self) -> train.Learner:
         """The chosen point again, at its start."""
@@ -109,9 +104,8 @@ def train_and_test(left: list[tuple[Run, Path]]) -> Iterator[tuple[Run, Path, re
     splits = {name: run.source.load(run.task, name, run.image_size) for name in run.splits()}
     on = {name: device if name != "test" else torch.device("cpu") for name in splits}  # the test split is read once, in batches
     data = {name: train.Data(split.images, split.labels, on[name]) for name, split in splits.items()}
-    for one, _ in left:
-        settings, tags = one.settings(), [one.task.name, one.backbone.name]
-        one.logger.start(settings, run_id=results.digest(settings)[:16], group=one.name, job_type=one.adapter.name, tags=tags)
+    for one, path in left:
+        loggers.start(one, path)
 
     done: list[Trial] = []
     try:
@@ -152,7 +146,7 @@ def _train(trials: list[Trial], data: dict[str, train.Data], progress: resume.Pr
     groups = [trial.learners for trial in trials]
 
     def report(number: int, point: int, figures: dict[str, float]) -> None:
-        trials[number].log(point, figures)
+        loggers.epoch(trials[number].run, point, figures)
 
     train.fit(groups, data["train800"], data["val200"], report, title, progress.packing, progress.keep)
     good = [trial for trial in trials if not trial.failed()]
