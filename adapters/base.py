@@ -58,6 +58,8 @@ class Adapter:
 
     #: Is every edit affine in x in evaluation mode, so that plain weights can hold it?
     mergeable = True
+    #: Is its latent random, so that `sampling` changes what the edits do?
+    stochastic = False
 
     def __post_init__(self) -> None:
         own = type(self).__dataclass_fields__["name"].default
@@ -122,6 +124,10 @@ class Adapter:
     def monitor(self, model: nn.Module) -> dict[str, float]:
         """Figures of the last forward pass in training mode worth logging, by name."""
         return {}
+
+    def warning(self, figures: dict[str, float]) -> str | None:
+        """What in the figures of an epoch (`monitor`'s among them) somebody should know at once; None if nothing."""
+        return None
 
 
 @dataclass

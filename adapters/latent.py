@@ -10,25 +10,27 @@ from torch import Tensor
 
 
 class GaussianLatent(torch.autograd.Function):
-    """(z, KL, sigma) of the projection p (..., 2r), the scale d (2r,) and noise eps (..., r), which is None for z = mu.
+    """(z, KL, sigma, |mu|) of the projection p (..., 2r), the scale d (2r,) and noise eps (..., r), which is None for z = mu.
 
-    With [mu, s] = p * d: sigma = exp(s / 2) and z = mu + sigma eps, both (..., r), z in p's dtype, sigma in d's and without a gradient.
+    With [mu, s] = p * d: sigma = exp(s / 2) and z = mu + sigma eps, both (..., r), z in p's dtype, sigma in d's and without a gradient,
+    as is |mu| (...), the L2 norms.
     KL = -1/2 mean(1 + s - mu^2 - exp(s)), a scalar (arXiv 2512.07703; the mean over batch, tokens and r).
     """
 
     @staticmethod
-    def forward(ctx: Any, p: Tensor, d: Tensor, eps: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, p: Tensor, d: Tensor, eps: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         mu, s = (half * scale for half, scale in zip(p.chunk(2, -1), d.chunk(2), strict=True))
         mean_s = s.mean()
         sigma = s.div_(2).exp_()
-        kl = -0.5 * (1 + mean_s - (mu.norm().square() + sigma.norm().square()) / mu.numel())
+        norm = mu.norm(dim=-1)
+        kl = -0.5 * (1 + mean_s - (norm.square().sum() + sigma.norm().square()) / mu.numel())
         z = mu if eps is None else mu.addcmul_(sigma, eps)
         ctx.save_for_backward(p, d, sigma, eps)
-        ctx.mark_non_differentiable(sigma)
-        return z.to(p.dtype), kl, sigma
+        ctx.mark_non_differentiable(sigma, norm)
+        return z.to(p.dtype), kl, sigma, norm
 
     @staticmethod
-    def backward(ctx: Any, grad_z: Tensor, grad_kl: Tensor, _: Any) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_z: Tensor, grad_kl: Tensor, *_: Any) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
         p, d, sigma, eps = ctx.saved_tensors
         (p_mu, p_s), (d_mu, d_s) = p.chunk(2, -1), d.chunk(2)
         share = grad_kl / sigma.numel()

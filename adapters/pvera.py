@@ -7,6 +7,11 @@ from adapters.base import Site
 from adapters.vera import VeRA
 from pvera.errors import UserError
 
+#: What `monitor` shows of a distribution beside its mean.
+QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
+#: A median sigma beyond these is told: far below the prior's 1 nothing is sampled any more, far above it the noise drowns the mean.
+COLLAPSED, EXPLODED = 0.1, 10.0
+
 
 @dataclass
 class PVeRA(VeRA):
@@ -15,6 +20,8 @@ class PVeRA(VeRA):
     eps is fresh for every token, layer and branch in training; evaluation uses z = mu. The penalty is kl_weight times the sum over
     blocks of the mean over branches of KL = -1/2 mean(1 + s - mu^2 - exp(s)), the mean over batch, tokens and r.
     """
+
+    stochastic = True
 
     name: str = "pvera"
     kl_weight: float = 1e-6
@@ -29,7 +36,7 @@ class PVeRA(VeRA):
         return 2 * self.r
 
     def parts(self, site: Site, shared: Any) -> dict:
-        return super().parts(site, shared) | {"kl": None, "sigma": None}
+        return super().parts(site, shared) | {"kl": None, "sigma": None, "norm": None}
 
     def delta(self, new: Any, x: Any) -> Any:
         import torch
@@ -37,13 +44,16 @@ class PVeRA(VeRA):
         from adapters.latent import GaussianLatent
 
         if not (new.training or new.sampling):  # nobody reads sigma: half of A will do
-            return self.expand(new, (x @ new.A[:, : self.r]) * new.d[: self.r])
+            return self.expand(new, self.mu(new, x))
         p = self.dropped(new, x) @ new.A
-        shape = (*p.shape[:-1], self.r)
-        eps = torch.randn(shape, generator=new.noise, device=p.device, dtype=new.d.dtype) if new.sampling else None
-        z, kl, sigma = GaussianLatent.apply(p, new.d, eps)
+        shape, eps = (*p.shape[:-1], self.r), None
+        if new.mode == "mean+sigma":
+            eps = torch.ones(shape, device=p.device, dtype=new.d.dtype)
+        elif new.sampling:
+            eps = new.draw(torch.randn, shape, device=p.device, dtype=new.d.dtype)
+        z, kl, sigma, norm = GaussianLatent.apply(p, new.d, eps)
         if new.training:
-            new.kl, new.sigma = kl, sigma
+            new.kl, new.sigma, new.norm = kl, sigma, norm
         return self.expand(new, z)
 
     def kl(self, model: Any) -> Any:
@@ -57,7 +67,36 @@ class PVeRA(VeRA):
         return self.kl_weight * self.kl(model)
 
     def monitor(self, model: Any) -> dict[str, float]:
+        """The whole `kl` and the mean `sigma`, and of each branch `kl/3.q`, and mean and quantiles of `sigma/3.q` and `mu/3.q` (norms)."""
+        import torch
+
         from adapters.inject import edits
 
         branches: list[Any] = list(edits(model))
-        return {"kl": float(self.kl(model).detach()), "sigma": float(sum(branch.sigma.mean() for branch in branches) / len(branches))}
+        columns = [[branch.kl.detach(), *_spread(branch.sigma), *_spread(branch.norm)] for branch in branches]
+        table = torch.stack([torch.stack(column) for column in columns]).tolist()  # one wait for the device
+        names = ["kl/{}", *(f"{what}/{{}}/{part}" for what in ("sigma", "mu") for part in ("mean", *QUANTILES))]
+        figures = {"kl": float(self.kl(model).detach()), "sigma": sum(row[1] for row in table) / len(table)}
+        return figures | {
+            name.format(branch.site): value
+            for branch, row in zip(branches, table, strict=True)
+            for name, value in zip(names, row, strict=True)
+        }
+
+    def warning(self, figures: dict[str, float]) -> str | None:
+        """Says so where the median sigma of a branch is beyond COLLAPSED or EXPLODED."""
+        medians = {name.split("/")[1]: value for name, value in figures.items() if name.startswith("sigma/") and name.endswith("/q50")}
+        low = [site for site, median in medians.items() if median < COLLAPSED]
+        high = [site for site, median in medians.items() if median > EXPLODED]
+        if not low and not high:
+            return None
+        what, sites = (f"collapsed (median below {COLLAPSED:g}", low) if low else (f"exploded (median above {EXPLODED:g}", high)
+        return f"sigma has {what} in {len(sites)} of {len(medians)} branches, {sites[0]} first): a larger adapter.kl_weight pulls it to 1"
+
+
+def _spread(values: Any) -> list[Any]:
+    """Mean of all values, and QUANTILES of about 16,000 of them, evenly apart: to sort them all would cost per cents of an epoch."""
+    import torch
+
+    some = values.flatten()[:: max(1, values.numel() >> 14)].float()
+    return [values.float().mean(), *torch.quantile(some, torch.tensor(list(QUANTILES.values()), device=values.device))]

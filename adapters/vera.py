@@ -93,5 +93,9 @@ class VeRA(LowRank):
         """scale (z B) * b for a latent z (..., rank)."""
         return (z @ new.B) * (self.scale * new.b)
 
+    def mu(self, new: Any, x: Any) -> Any:
+        """The latent (..., rank) of an input x: for PVeRA its mean, which needs half of A only."""
+        return (x @ new.A[:, : self.r]) * new.d[: self.r]
+
     def delta(self, new: Any, x: Any) -> Any:
-        return self.expand(new, (self.dropped(new, x) @ new.A) * new.d)
+        return self.expand(new, self.mu(new, self.dropped(new, x)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from adapters.base import Adapter
 from data.source import provenance
@@ -30,6 +32,7 @@ class Trial:
     run: Run
     path: Path
     learners: list[train.Learner]
+    warned: bool = False
 
     @property
     def chosen(self) -> int:
@@ -49,6 +52,9 @@ class Trial:
         """An epoch of one point; where there are several, each has its own figures."""
         prefix = ",".join(f"{key}={value}" for key, value in self.points[point].items()) + "/" if len(self.points) > 1 else ""
         self.run.logger.epoch({key if key == "epoch" else prefix + key: value for key, value in figures.items()})
+        if not self.warned and (said := self.run.adapter.warning(figures)):
+            self.warned = True  # once a run
+            tqdm.write(f"pvera: warning: epoch {figures['epoch']:.0f}: {prefix}{said}", file=sys.stderr)
 
 
 def train_and_test(left: list[tuple[Run, Path]]) -> Iterator[tuple[Run, Path, results.Row]]:

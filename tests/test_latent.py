@@ -24,11 +24,12 @@ def inputs(*shape: int, sampled: bool = True):
 @pytest.mark.parametrize("shape", [(4, 5), (7,)])
 def test_values_and_gradients_are_those_of_the_plain_formula(shape, sampled):
     p, d, eps = inputs(*shape, sampled=sampled)
-    z, kl, sigma = GaussianLatent.apply(p, d, eps)
+    z, kl, sigma, norm = GaussianLatent.apply(p, d, eps)
     expected_z, expected_kl = plain(p, d, eps)
     torch.testing.assert_close(z, expected_z)
     torch.testing.assert_close(kl, expected_kl)
     torch.testing.assert_close(sigma, (p * d).chunk(2, -1)[1].div(2).exp())
+    torch.testing.assert_close(norm, (p * d).chunk(2, -1)[0].square().sum(-1).sqrt())
     weights = torch.randn_like(z)
     found = torch.autograd.grad((z * weights).sum() + 3 * kl, (p, d))
     expected = torch.autograd.grad((expected_z * weights).sum() + 3 * expected_kl, (p, d))
@@ -43,8 +44,9 @@ def test_finite_differences_agree():
 def test_sigma_is_for_reading_only_and_a_bf16_projection_gets_a_bf16_gradient():
     p, d, eps = inputs(4, 5)
     p, d, eps = p.detach().bfloat16().requires_grad_(), d.detach().float().requires_grad_(), eps.float()
-    z, kl, sigma = GaussianLatent.apply(p, d, eps)
-    assert (z.dtype, kl.dtype, sigma.dtype) == (torch.bfloat16, torch.float32, torch.float32) and not sigma.requires_grad
+    z, kl, sigma, norm = GaussianLatent.apply(p, d, eps)
+    assert (z.dtype, kl.dtype, sigma.dtype) == (torch.bfloat16, torch.float32, torch.float32)
+    assert not sigma.requires_grad and not norm.requires_grad
     (z.float().sum() + kl).backward()
     assert (p.grad.dtype, d.grad.dtype) == (torch.bfloat16, torch.float32)
     expected_z, expected_kl = plain(p, d, eps)
