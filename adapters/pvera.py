@@ -98,5 +98,5 @@ def _spread(values: Any) -> list[Any]:
     """Mean of all values, and QUANTILES of about 16,000 of them, evenly apart: to sort them all would cost per cents of an epoch."""
     import torch
 
-    some = values.flatten()[:: max(1, values.numel() >> 14)].float()
+    some = values.flatten()[:: values.numel() >> 14 | 1].float()  # an odd step, or it might meet the same few of the r for ever
     return [values.float().mean(), *torch.quantile(some, torch.tensor(list(QUANTILES.values()), device=values.device))]
