@@ -122,11 +122,20 @@ def _bytes(path: Path) -> bytes:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
-def load_all(asked: Sequence[Elsewhere], run: Reopened, wanted: int | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """At most `wanted` images of each set by its name, and what a report says of them: limits, and images that the run's test has too.
+@dataclass
+class Foreign:
+    """Images from elsewhere, loaded for one run."""
 
-    Raises UserError where a set cannot be had or two have one name.
-    """
+    images: Tensor
+    """(N, S, S, 3) uint8."""
+    limits: list[str]
+    """Why these are not all that there are."""
+    shared: int
+    """How many of them the run's test images hold too: dsprites_loc and dsprites_ori, for one, have the same pictures."""
+
+
+def load_all(asked: Sequence[Elsewhere], run: Reopened, wanted: int | None) -> dict[str, Foreign]:
+    """At most `wanted` images of each set, by its name. Raises UserError where a set cannot be had or two have one name."""
     import torch
 
     if len({one.name for one in asked}) < len(asked):
@@ -134,12 +143,11 @@ def load_all(asked: Sequence[Elsewhere], run: Reopened, wanted: int | None) -> t
     for one in asked:
         one.check(run.run)
     own = {hash(image.numpy().tobytes()) for image in run.images} if asked else set()
-    found, limits, shared = {}, list(run.limits), {}
+    found = {}
     for one in asked:
-        images, reasons = one.load(run.run, wanted)
-        found[one.name] = torch.tensor(images)
-        limits += reasons
-        shared[one.name] = sum(hash(image.tobytes()) in own for image in images)
-        if shared[one.name]:
-            print(f"pvera: {shared[one.name]} of {len(images)} images of {one.name} are among the run's test images too", file=sys.stderr)
-    return found, {"limited": bool(limits), "limited_reasons": limits} | ({"shared_images": shared} if shared else {})
+        images, limits = one.load(run.run, wanted)
+        shared = sum(hash(image.tobytes()) in own for image in images)
+        if shared:
+            print(f"pvera: warning: {shared} of {len(images)} images of {one.name} are among the run's test images", file=sys.stderr)
+        found[one.name] = Foreign(torch.tensor(images), limits, shared)
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,13 +31,13 @@ class Reopened:
     limits: list[str]
     """Why these figures are not those of a full run on all test images."""
 
-    def about(self) -> dict[str, Any]:
-        """What a report says of its run."""
-        run = self.run
+    def about(self, limits: Sequence[str] = ()) -> dict[str, Any]:
+        """What a report says of its run; `limits` are those of other images in it."""
+        run, reasons = self.run, [*self.limits, *limits]
         return {
             "run": self.path.stem, "adapter": run.adapter.name, "task": run.task.name, "backbone": run.backbone.name, "seed": run.seed,
             "protocol": run.protocol.name, "image_size": run.image_size, "precision": run.precision, "images": len(self.labels),
-            "limited": bool(self.limits), "limited_reasons": self.limits,
+            "limited": bool(reasons), "limited_reasons": reasons,
         }  # fmt: skip
 
 
@@ -85,9 +86,7 @@ def reopen(path: Path, given: argparse.Namespace) -> Reopened:
     row = file.with_suffix(".json")
     limits = results.read(row).limited_reasons if row.is_file() else run.shortened()
     chosen, cut = thinned(len(test), given.images)
-    return Reopened(
-        file, run, model, test.images[chosen].cpu(), test.labels[chosen].cpu(), limits + ([f"{cut} test images"] if cut else [])
-    )
+    return Reopened(file, run, model, test.images[chosen].cpu(), test.labels[chosen].cpu(), limits + ([f"test: {cut}"] if cut else []))
 
 
 def thinned(found: int, wanted: int | None) -> tuple[list[int], str]:

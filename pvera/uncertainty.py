@@ -51,11 +51,14 @@ def _report(run: Reopened, given: Any, foreign: list) -> None:
     from pvera.montecarlo import is_stochastic
     from pvera.uncertainty_report import measure, passes
 
-    images, cuts = load_all(foreign, run, given.images)
+    others = load_all(foreign, run, given.images)
+    images = {name: other.images for name, other in others.items()}
     total = passes(is_stochastic(run.model), given.samples, given.curve, len(run.images), sum(map(len, images.values())))
     title = f"{run.run.adapter.name} {run.run.task.name}"
     with tqdm(total=total, desc=title, unit="pass", unit_scale=True, leave=False, disable=None, dynamic_ncols=True) as bar:
-        report = run.about() | cuts | measure(run, given.samples, given.curve, given.seed, images, bar.update)
+        report = run.about([why for other in others.values() for why in other.limits])
+        report |= measure(run, given.samples, given.curve, given.seed, images, bar.update)
+    report |= {"shared_images": {name: other.shared for name, other in others.items()}}
     report |= {"noise_seed": given.seed, "made_by": results.provenance()}
     folder = given.out or run.path.parent
     place = folder / f"uncertainty-{run.path.stem}.json"
