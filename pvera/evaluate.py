@@ -63,14 +63,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("checkpoint", type=Path, help="the .safetensors beside a row")
     parser.add_argument("--root", help="where the data is, if not where it was")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--samples", type=int, metavar="N", help="average the softmax over N sampled passes, in place of the mean mode")
     options = parser.parse_args(arguments)
     from pvera import results
     from pvera.calibration import metrics
+    from pvera.montecarlo import predict
     from pvera.trial import rebuild
 
     try:
         model, test = rebuild(options.checkpoint, options.root, options.device)
-        found = metrics(probabilities(logits_of(model, test.images)), test.labels.cpu())
+        if options.samples is None:
+            predicted = probabilities(logits_of(model, test.images))
+        else:
+            predicted = predict(model, test.images, options.samples).mean
+        found = metrics(predicted, test.labels.cpu())
         row_path = options.checkpoint.with_suffix(".json")
         row = results.read(row_path) if row_path.exists() else None
     except UserError as error:

@@ -14,37 +14,27 @@ from pvera.evaluate import EVAL_BATCH
 from pvera.model import Classifier
 from pvera.montecarlo import draws_of, entropy, is_stochastic, join, summarise
 
-AGGREGATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "mean": lambda norms: norms.mean(1),
-    "max": lambda norms: norms.amax(1),
-    "first": lambda norms: norms[:, 0],
-    "last": lambda norms: norms[:, -1],
-}
-"""What becomes of the norms (N, layers) of mu."""
 TPR = 0.95
 
 
 def scores(
-    model: Classifier, images: Tensor, samples: int, seed: int, aggregate: str, progress: Callable[[int], object] = lambda rows: None
+    model: Classifier, images: Tensor, samples: int, seed: int, progress: Callable[[int], object] = lambda rows: None
 ) -> tuple[dict[str, np.ndarray], dict[int, np.ndarray]]:
-    """Scores (N,) of images (N, S, S, 3) by name, and the norms of mu (N,) by block, which only VeRA and PVeRA have.
+    """Scores (N,) of images (N, S, S, 3) by name, and the norms of mu (N,) by block, which only VeRA (its latent) and PVeRA have.
 
     energy, 1 - max softmax  of the mean mode's logits: -logsumexp (Liu et al. 2020, arXiv 2010.03759, temperature 1) and the baseline
                              of Hendrycks and Gimpel 2017 (arXiv 1610.02136)
     entropy                  the predictive entropy: over `samples` passes where the latent is random, else of the mean mode
     mutual information       of label and latent over these passes, where the latent is random
-    norm of mu               L2 norm over the rank, mean over tokens and branches of a block, then the blocks by `aggregate`
+    norms of mu              L2 norm over the rank; its mean over the tokens and over the branches of a block
     """
-    parts, norms, blocks = [], [], []
     model.eval()
+    parts, norms = [], []
     with torch.inference_mode(), Norms(model) as seen:
         for batch in images.split(EVAL_BATCH):
             tokens = model.frozen(batch.to(model.mean.device))
-            seen.by_block.clear()
             parts.append(model(tokens).double().cpu())
-            if seen.by_block:
-                blocks = sorted(seen.by_block)
-                norms.append(torch.stack([torch.stack(seen.by_block[block]).mean(0) for block in blocks], dim=1).double().cpu())
+            norms.append(seen.take())
             progress(len(batch))
     logits = torch.cat(parts)
     softmax = logits.softmax(-1)
@@ -52,18 +42,16 @@ def scores(
     if is_stochastic(model):
         prediction = join([summarise(draws) for draws in draws_of(model, images, samples, seed, progress=progress)])
         found |= {"entropy": prediction.entropy, "mutual information": prediction.mutual_information}
-    by_block = torch.cat(norms) if norms else torch.empty(len(images), 0)
-    if blocks:
-        found["norm of mu"] = AGGREGATIONS[aggregate](by_block)
-    return {name: score.numpy() for name, score in found.items()}, {block: by_block[:, i].numpy() for i, block in enumerate(blocks)}
+    by_block = {block: torch.cat([one[block] for one in norms]).numpy() for block in sorted(norms[0])}
+    return {name: score.numpy() for name, score in found.items()}, by_block
 
 
 class Norms:
-    """While it is entered, what the edits of a model see leaves the norms (B,) of mu here, a list with one of each branch by block."""
+    """While it is entered, it keeps the norms of mu of every pass, for what the model's edits see."""
 
     def __init__(self, model: Classifier) -> None:
         self.edits = [edit for edit in edits(model) if hasattr(edit.adapter, "mu")]
-        self.by_block: dict[int, list[Tensor]] = {}
+        self.branches: dict[int, list[Tensor]] = {}
 
     def __enter__(self) -> Norms:
         self.handles = [edit.register_forward_pre_hook(self._look) for edit in self.edits]
@@ -74,8 +62,14 @@ class Norms:
             handle.remove()
 
     def _look(self, edit: Any, inputs: tuple[Tensor, ...]) -> None:
-        norm = edit.adapter.mu(edit, inputs[0]).float().norm(dim=-1).mean(1)  # tokens
-        self.by_block.setdefault(int(edit.site.split(".")[0]), []).append(norm)
+        norms = edit.adapter.mu(edit, inputs[0]).double().norm(dim=-1)  # (B, tokens)
+        self.branches.setdefault(int(edit.site.split(".")[0]), []).append(norms.mean(1).cpu())
+
+    def take(self) -> dict[int, Tensor]:
+        """The mean over the branches of each block, (B,) in float64, since the last call."""
+        taken = {block: torch.stack(branches).mean(0) for block, branches in self.branches.items()}
+        self.branches.clear()
+        return taken
 
 
 def detection(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
