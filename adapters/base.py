@@ -6,7 +6,7 @@ the command line can list the adapters without it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from pvera.errors import UserError
@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 #: Linear layers of a timm block that a low-rank update can be added to.
 LINEAR_TARGETS = ("q", "k", "v", "proj", "fc1", "fc2")
+
+
+def later(default: Any) -> Any:
+    """A hyper-parameter that came after rows were committed: at its default it is none of a run's settings, and their digests stay."""
+    return field(default=default, metadata={"later": True})
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,16 @@ class Adapter:
     def points(self) -> list[tuple[dict[str, Any], Adapter]]:
         """What is tried: (the searched values, the adapter with them set); one empty point if nothing is searched."""
         return [(point, replace(self, **point, grid=[])) for point in self.searched()] or [({}, self)]
+
+    def settings(self) -> dict[str, Any]:
+        """All hyper-parameters that change the numbers, as plain values: with the grid in force, without later ones at their default."""
+        unchanged = {f.name for f in fields(self) if f.metadata.get("later") and getattr(self, f.name) == f.default}
+        return {key: value for key, value in (asdict(self) | {"grid": self.searched()}).items() if key not in unchanged}
+
+    def one_of(self, name: str, choices: tuple[str, ...]) -> None:
+        """Raises UserError unless the named hyper-parameter is one of the choices."""
+        if (value := getattr(self, name)) not in choices:
+            raise UserError(f"adapter.{name} must be one of {', '.join(choices)}, found {value!r}")
 
     def searched(self) -> list[dict[str, Any]]:
         """The grid as it is in force: without the hyper-parameters that are set by hand, each point once."""

@@ -133,7 +133,7 @@ class Run:
             "task": self.task.name,
             "source": source | {"fingerprint": self.source.fingerprint(self.task)},
             "protocol": asdict(self.protocol),
-            "adapter": asdict(self.adapter) | {"grid": self.adapter.searched()},
+            "adapter": self.adapter.settings(),
             "trainer": asdict(self.trainer),
             "precision": self.precision,
             "image_size": self.image_size,

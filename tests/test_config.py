@@ -9,6 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from adapters import methods
 from data.tasks import EXTRA, TASKS
+from pvera import results
 from pvera.config import MISTAKES, Protocol, explain, from_dict, register, to_runs
 from pvera.errors import UserError
 
@@ -73,6 +74,15 @@ def test_every_experiment_composes_and_opens_with_its_command(experiment):
         assert [point for point, _ in composed.adapter.points()]
     text = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
     assert f"python -m pvera experiment={experiment}" in text
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS.parent / "results" / "offline_vtab").rglob("seed=*.json")), ids=lambda path: path.stem)
+def test_committed_rows_are_found_again_by_their_digest(path):
+    """Whatever settings came later: what they did not know leaves the digest as it was."""
+    row = results.read(path)
+    again = run("experiment=offline_vtab", f"adapter={row.adapter}", f"task={row.task}")
+    settings = row.config | {"adapter": again.adapter.settings(), "protocol": asdict(again.protocol), "trainer": asdict(again.trainer)}
+    assert results.digest(settings) == row.digest
 
 
 def test_there_are_as_many_experiments_as_we_say():
