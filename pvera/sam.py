@@ -23,12 +23,12 @@ def create(backbone: Backbone, image_size: int) -> Any:
         raise UserError(f"backbone.weights=offline has no {backbone.timm}: take hub, random, or backbone.checkpoint")
     wanted: dict[str, Any] = {}
     if backbone.checkpoint or backbone.weights == "hub":
-        file = backbone._file()
+        file = backbone.file()
         wanted = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(file)}}
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # of weights=random
-            model = timm.create_model(backbone.timm, num_classes=0, img_size=image_size, **wanted)
+            model: Any = timm.create_model(backbone.timm, num_classes=0, img_size=image_size, **wanted)
     except (RuntimeError, AssertionError, OSError) as error:
         raise UserError(f"backbone.timm={backbone.timm}: {' '.join(str(error).split())}") from None
     if image_size % model.patch_embed.patch_size[0]:

@@ -33,9 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"pvera: {explain(error)}", file=sys.stderr)
         return 2
     classes = ", ".join("–" if value is None else f"{100 * value:.1f}" for value in row["test_iou"])
-    print(
-        f"{row['adapter']} on {row['data']}, seed {row['seed']}: mIoU {100 * row['test_miou']:.2f} % ({classes}), {row['seconds']:.0f} s {path}"
-    )
+    what = f"{row['adapter']} on {row['data']}, seed {row['seed']}"
+    print(f"{what}: mIoU {100 * row['test_miou']:.2f} % ({classes}), {row['seconds']:.0f} s {path}")
     return 0
 
 
