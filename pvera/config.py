@@ -110,6 +110,10 @@ class Run:
             raise UserError(f"pack must be at least 1, or null to choose by memory, found {self.pack}")
         if type(self.seed) is not int or self.seed < 0:
             raise UserError(f"seed must be a whole number of at least 0, or a list of such, found {self.seed!r}")
+        if self.adapter.checkpoint:
+            from pvera.exchange.read import adopt
+
+            self.adapter = adopt(self.adapter)
 
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation per channel of pixels in [0, 1]."""

@@ -59,6 +59,8 @@ def segment(run: Run, data: str) -> tuple[Path, dict[str, Any]]:
         raise UserError(f"segmentation trains one point, and the grid of {run.adapter.name} has {len(points)}: set {named}")
     if run.protocol.double_softmax:
         raise UserError("segmentation has no double softmax: take protocol=corrected")
+    if run.adapter.checkpoint:
+        raise UserError("adapter.checkpoint is of a classifier: segmentation starts from the adapter's own initialisation")
     from data.segmentation import IGNORED, load
     from pvera import sam
 
