@@ -187,3 +187,10 @@ def sampling(model: nn.Module, on: bool | str, average: int = 1, rows: Sequence[
     finally:
         for edit, state in before:
             edit.mode, edit.averaged, edit.rows = state
+
+
+def edit_at(block: nn.Module, target: str) -> Edit:
+    """The edit of a target in one adapted block."""
+    edit: Any = block.get_submodule(PATHS[target]).edit
+    found: Any = edit.edits[target] if isinstance(edit, FusedQKV) else edit
+    return found
