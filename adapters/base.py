@@ -101,8 +101,12 @@ class Adapter:
         return [(point, replace(self, **point, grid=[])) for point in self.searched()] or [({}, self)]
 
     def settings(self) -> dict[str, Any]:
-        """All hyper-parameters that change the numbers, as plain values: with the grid in force, without later ones at their default."""
+        """All hyper-parameters that change the numbers, as plain values: with the grid in force, without later ones at their default.
+
+        Of a checkpoint it starts from, the contents and not the place.
+        """
         unchanged = {f.name for f in fields(self) if f.metadata.get("later") and getattr(self, f.name) == f.default}
+        unchanged |= {"checkpoint"} | (set() if self.checkpoint else {"checkpoint_sha256"})
         return {key: value for key, value in (asdict(self) | {"grid": self.searched()}).items() if key not in unchanged}
 
     def one_of(self, name: str, choices: tuple[str, ...]) -> None:
