@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from adapters.base import Adapter
 from data.source import provenance
@@ -21,6 +23,7 @@ from pvera.config import Run, from_dict
 from pvera.errors import UserError
 from pvera.evaluate import logits_of_all, probabilities
 from pvera.failures import Failure, failure
+from pvera.loggers.base import label
 from pvera.model import Classifier, build, count, hold_in_bf16, trainable
 
 
@@ -40,6 +43,7 @@ class Trial:
     """What processes before this one have spent on it."""
     images_before: int = 0
     """And how many images they have trained on."""
+    warned: bool = False
 
     def __post_init__(self) -> None:
         self.digest = results.digest(self.run.settings())
@@ -86,6 +90,14 @@ class Trial:
         now = {id(trial): trial.images() - trial.images_before for trial in pack}
         share = now[id(self)] / sum(now.values()) if any(now.values()) else 1 / len(pack)
         return self.seconds + share * (time.perf_counter() - self.start)
+
+    def log(self, point: int, figures: dict[str, float]) -> None:
+        """An epoch of one point: for the loggers, and for whoever should know at once."""
+        loggers.epoch(self.run, point, figures)
+        if not self.warned and (said := self.run.adapter.warning(figures)):
+            self.warned = True  # once a run
+            name = f"{label(self.points[point])}: " if len(self.points) > 1 else ""
+            tqdm.write(f"pvera: warning: epoch {figures['epoch']:.0f}: {name}{said}", file=sys.stderr)
 
 
 def train_and_test(left: list[tuple[Run, Path]]) -> Iterator[tuple[Run, Path, results.Row | Failure]]:
@@ -146,7 +158,7 @@ def _train(trials: list[Trial], data: dict[str, train.Data], progress: resume.Pr
     groups = [trial.learners for trial in trials]
 
     def report(number: int, point: int, figures: dict[str, float]) -> None:
-        loggers.epoch(trials[number].run, point, figures)
+        trials[number].log(point, figures)
 
     train.fit(groups, data["train800"], data["val200"], report, title, progress.packing, progress.keep)
     good = [trial for trial in trials if not trial.failed()]
