@@ -56,7 +56,8 @@ def _adapted(model: nn.Module) -> list[tuple[Any, str, Adapted]]:
 def _double(module: nn.Module) -> Callable[..., Tensor]:
     """The module as a function in float64."""
     tensors = {name: tensor.double() for name, tensor in (*module.named_parameters(), *module.named_buffers())}
-    return lambda *inputs: functional_call(module, tensors, inputs)
+    # Not under every name of a module that several edits share: swapping back would leave it with what the name before had put there.
+    return lambda *inputs: functional_call(module, tensors, inputs, tie_weights=False)
 
 
 def _scaled(gain: Callable[..., Tensor], linear: Callable[..., Tensor], y: Tensor) -> Tensor:

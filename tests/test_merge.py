@@ -132,3 +132,19 @@ def test_a_model_whose_plain_weights_differ_would_be_noticed():
         assert isinstance(linear, nn.Linear)
         linear.weight.mul_(1.01)
         assert (logits(model, IMAGES) - expected).abs().max() > 1e-3
+
+
+@every_mergeable
+def test_swapping_back_leaves_every_tensor_as_it_was_what_edits_share_too(new):
+    model = classifier(new)
+
+    def tensors():
+        return {name: (tensor, tensor.dtype, tensor.clone()) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+
+    before = tensors()
+    with merged(model):
+        pass
+    after = tensors()
+    assert after.keys() == before.keys()
+    for name, (tensor, dtype, values) in before.items():
+        assert after[name][0] is tensor and after[name][1] == dtype and torch.equal(after[name][2], values), name
