@@ -10,7 +10,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from pvera.config import MISTAKES, explain, register, to_runs
+from pvera.errors import UserError
+from pvera.overrides import check_command_line, close_environment
 from pvera.run import Done, execute
+from pvera.sweep import Sweep, is_lost_worker
+from pvera.worker import take_gpu
 
 
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="config")
@@ -18,6 +22,7 @@ def job(cfg: DictConfig) -> list[Done] | None:
     """The runs of one configuration (one for each seed). In a sweep a failure is told at once, and the other jobs go on."""
     alone = HydraConfig.get().mode == RunMode.RUN
     try:
+        take_gpu()
         done = execute(to_runs(cfg))
     except MISTAKES as error:
         refuse(error)
@@ -41,11 +46,19 @@ def main() -> None:
     """Entry point. Exit codes: 0 done, 1 some runs of a sweep failed, 2 a mistake in the request, 130 stopped."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on as they are: mistakes become one line, bugs keep their traceback
     register()
+    close_environment()
     try:
+        check_command_line(sys.argv[1:])
         job()
     except MISTAKES as error:
         refuse(error)
         sys.exit(2)
+    except Exception as error:
+        if not is_lost_worker(error):
+            raise
+        refuse(UserError(f"the launcher lost a worker: {type(error).__name__}: {error}"))
+        Sweep.latest.finish()
+        sys.exit(1)
     except KeyboardInterrupt:
         print("pvera: stopped; the same command goes on with what is missing", file=sys.stderr)
         sys.exit(130)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -15,7 +17,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from pvera.config import MISTAKES, Run, explain, to_runs
-from pvera.run import row_path
+from pvera.run import Done, row_path
+
+WATCH_S = 2  # between looks for new rows
 
 
 def jobs(config: DictConfig) -> list[list[str]]:
@@ -31,44 +35,79 @@ def compose(config: DictConfig, job: list[str]) -> list[Run]:
 
 
 class Sweep(Callback):
-    """Hydra's callback of a multirun. Under a launcher with processes of its own, `on_job_end` runs in them and knows no totals."""
+    """Hydra's callback of a multirun. The rows tell what is done, so that it makes no difference which process or machine wrote them."""
+
+    latest: "ClassVar[Sweep]"
 
     def __init__(self) -> None:
-        self.runs: list[tuple[list[str], Run]] = []
-        self.done_before = self.ended = 0
+        self.runs: list[tuple[list[str], Run, Path]] = []
+        self.new: list[tuple[Run, Path]] = []  # not done before
+        self.told = 0
         self.start = time.monotonic()
+        self.over = threading.Event()
+        self.watcher: threading.Thread | None = None
+
+    def __reduce__(self) -> Any:
+        """A launcher's worker gets an empty one: it knows no totals and has nothing to tell."""
+        return Sweep, ()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Composes and checks all runs, so that a wrong value in the last one stops the sweep before the first."""
+        Sweep.latest = self
         try:
             for job in jobs(config):
                 runs = compose(config, job)
                 runs[0].source.check(runs[0].task)
-                self.runs += [(job, run) for run in runs]
-            self.done_before = sum(row_path(run).exists() for _, run in self.runs)
+                self.runs += [(job, run, row_path(run)) for run in runs]
         except MISTAKES as error:  # Hydra would turn an exception of a callback into a warning, but it lets an exit pass
             print(f"pvera: {explain(error)}", file=sys.stderr)
             sys.exit(2)
-        print(f"{len(self.runs)} runs: {self.done_before} done before, {len(self.runs) - self.done_before} to do", flush=True)
+        self.new = [(run, path) for _, run, path in self.runs if not path.exists()]
+        print(f"{len(self.runs)} runs: {len(self.runs) - len(self.new)} done before, {len(self.new)} to do", flush=True)
+        if not config.hydra.launcher._target_.endswith("BasicLauncher"):
+            self.watcher = threading.Thread(target=self._watch, daemon=True)
+            self.watcher.start()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Prints the result of one run of a sweep, and the time left by the mean of those before."""
-        done = job_return._return_value
-        new = [one for one in done if one.new] if isinstance(done, list) else []
-        if not self.runs or not new:
-            return
-        self.ended += len(new)
-        to_do = len(self.runs) - self.done_before
-        left = (time.monotonic() - self.start) / self.ended * (to_do - self.ended)
-        eta = f", about {timedelta(seconds=round(left))} left" if self.ended < to_do else ""
-        for number, one in enumerate(new, start=self.done_before + self.ended - len(new) + 1):
-            print(f"[{number}/{len(self.runs)}] {one.line()}{eta if one is new[-1] else ''}", flush=True)
+        """Prints the results of one job of a sweep in this process."""
+        if self.watcher is None:
+            self._tell()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Names the runs that left no row; whoever started the sweep learns of them by the exit code too."""
-        missing = [(job, run.seed) for job, run in self.runs if not row_path(run).exists()]
+        if self.finish():
+            sys.exit(1)
+
+    def finish(self) -> bool:
+        """Tells what is new, and names the runs that left no row; whether there are any."""
+        self.over.set()
+        if self.watcher is not None:
+            self.watcher.join()
+        self._tell()
+        missing = [(job, run.seed) for job, run, path in self.runs if not path.exists()]
         if missing:
             print(f"pvera: {len(missing)} of {len(self.runs)} runs failed; the same command tries only these again:", file=sys.stderr)
             for job, seed in missing:
                 print(f"  {' '.join(part for part in job if not part.startswith('seed='))} seed={seed}", file=sys.stderr)
-            sys.exit(1)
+        return bool(missing)
+
+    def _watch(self) -> None:
+        """While the launcher's processes work, wherever they are."""
+        while not self.over.wait(WATCH_S):
+            self._tell()
+
+    def _tell(self) -> None:
+        """Prints a line for each row that is there now, and the time left by the mean of those before."""
+        there = [(run, path) for run, path in self.new if path.exists()]
+        self.new = [one for one in self.new if one not in there]
+        self.told += len(there)
+        before = len(self.runs) - len(self.new) - self.told
+        for number, (_, path) in enumerate(there, start=before + self.told - len(there) + 1):
+            last = number == before + self.told
+            left = timedelta(seconds=round((time.monotonic() - self.start) / self.told * len(self.new)))
+            print(f"[{number}/{len(self.runs)}] {Done(path, True).line()}{f', about {left} left' if last and self.new else ''}", flush=True)
+
+
+def is_lost_worker(error: BaseException) -> bool:
+    """Whether a launcher says by this exception that one of its processes ended before its job did."""
+    return type(error).__module__.split(".")[0] in ("joblib", "ray", "submitit")
