@@ -12,7 +12,7 @@ help:
 	@echo "make demo-vtab        eight adapters on VTAB-1k's dSprites tasks (hours on 2 cores; resumes)"
 	@echo "make data             downloads and prepares the 19 tasks, or ARGS=\"task=dtd,svhn\" some; see docs/data.md"
 	@echo "make reproduce-table  the paper's sweep: 19 tasks, 3 seeds, every adapter's grid; says what is missing;"
-	@echo "                      ARGS=\"source=tfds protocol=corrected\" changes any part of it"
+	@echo "                      ARGS=\"source=tfds protocol=corrected\" changes any part of it, LAUNCHER=ray where it runs"
 	@echo "make test             lint, types and the fast tests;  make test-all adds the slow ones and those on real data"
 
 $(READY): pyproject.toml
@@ -47,7 +47,7 @@ data: $(READY)
 	@$(RUN) -m data.prepare $(ARGS)
 
 reproduce-table: $(READY)
-	@$(RUN) scripts/reproduce_table.py $(ARGS)
+	@$(RUN) scripts/reproduce_table.py $(if $(LAUNCHER),launcher=$(LAUNCHER)) $(ARGS)
 
 clean:
 	rm -rf $(VENV) results/demo .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -138,6 +138,12 @@ class _Inside:
         """What is wrong with the path, or None."""
         if Path(path).is_absolute() or ".." in Path(path).parts:
             return f"leaves the folder: paths must be relative to {self.folder} and stay inside it"
+        try:
+            return self._problem_inside(path)
+        except (OSError, ValueError) as error:  # too long for a file name, or with a zero byte
+            return f"is no file name: {getattr(error, 'strerror', None) or error}"
+
+    def _problem_inside(self, path: str) -> str | None:
         directory, name = os.path.split(path)
         if directory not in self.directories:
             self.directories[directory] = (self.resolved / directory).resolve().is_relative_to(self.resolved)

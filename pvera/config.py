@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, cast
 
@@ -190,6 +191,8 @@ def explain(error: BaseException) -> str:
             return f"{cause.full_key} is no setting; there are {', '.join(sorted(map(str, cause.parent_node)))}"
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             return f"{cause.full_key}: {str(cause).splitlines()[0]}"
+    if absent := re.search(r"Could not find 'hydra/launcher/(joblib|ray|submitit)", str(error)):
+        return f"this launcher needs a package that is not installed: pip install -e '.[{'ray' if absent[1] == 'ray' else 'cluster'}]'"
     return " ".join(str(error).split("Config search path")[0].split())
 
 

@@ -2,7 +2,7 @@
 
 Hydra runs what a configuration names under `_target_`, what a logging configuration names as a class or factory, what `hydra.searchpath`
 imports, the shell lines in a launcher's `setup`, and a pickle with --experimental-rerun. The words of a command line (which may come from
-a form, a script or somebody's mail) reach none of that. A launcher's shell lines may stand in a file, under configs/launcher or --config-dir.
+a form, a script or somebody's mail) reach none of that. A launcher's shell lines may stand in a file of configs/launcher or --config-dir.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ TARGETS = {
 #: Environment variables that a configuration may read: who and where, no secret.
 READABLE = ("HOME", "USER", "LOGNAME", "TMPDIR", "SCRATCH", "PVERA_CACHE", "VTAB1K_ROOT", "TFDS_DATA_DIR")
 
+LONGEST = 250  # characters of a choice, which is the name of a file; of several, separated by commas, each
+
 _PLAIN = {field.name for field in fields(Run) if field.default != MISSING}  # settings that are no group of choices
 
 
@@ -53,7 +55,9 @@ def check_command_line(arguments: list[str]) -> None:
     asked = get_args_parser().parse_args(arguments)
     for flag in ("config_path", "config_name", "experimental_rerun"):
         if getattr(asked, flag):
-            raise UserError(f"--{flag.replace('_', '-')} is not supported: put own configurations into a folder and name it by --config-dir")
+            raise UserError(
+                f"--{flag.replace('_', '-')} is not supported: put own configurations into a folder and name it by --config-dir"
+            )
     check_words(asked.overrides)
     if asked.config_dir:
         check_folder(Path(asked.config_dir))
@@ -63,21 +67,27 @@ def check_words(words: list[str]) -> None:
     """The same for overrides (`key=value`) alone."""
     for word, override in zip(words, OverridesParser.create().parse_overrides(words), strict=True):
         if reason := _refusal(word, override):
-            raise UserError(f"{word!r} is refused: {reason}")
+            raise UserError(f"{word[:100]!r} is refused: {reason}")
 
 
 def _refusal(word: str, override: Override) -> str | None:
     key, value = override.key_or_group, override.get_value_string() if not override.is_delete() else ""
+    dotted = re.fullmatch(r"\w+(\.\w+)+", key)  # a setting of a part; else a group, or a setting of the run itself
     packages = (override.package or "").split(":")
     if "_target_" in word:
         return "a command line cannot name code to run"
     if key.split(".")[0] == "hydra" and key not in SETTABLE:
-        return f"of hydra's settings a command line sets only {', '.join(sorted(SETTABLE))}; others belong into a file of --config-dir"
+        known = ", ".join(sorted(name.removeprefix("hydra.") for name in SETTABLE))
+        return f"a command line sets only these below hydra: {known}; launcher.* can stand in a file of --config-dir"
     if any(package.split(".")[0] == "hydra" for package in packages):
         return "a command line cannot put a group's choice below hydra"
+    if override.is_delete() and override.value() is not None:
+        return "~ takes a group or setting away, and no value"
+    if key not in _PLAIN and not dotted and max(map(len, [key, *value.split(",")])) > LONGEST:
+        return f"no choice has a name of more than {LONGEST} characters"
     if key in SETTABLE and re.search(r"[\x00-\x1f]", value):
         return "the value has a control character"
-    if key not in _PLAIN and not re.fullmatch(r"\w+(\.\w+)+", key) and re.search(r"\.\.|(^|[^\w.-])/", value):
+    if key not in _PLAIN and not dotted and re.search(r"\.\.|(^|[^\w.-])/", value):
         return "a choice is a name, not a path: put the file into a folder and name that by --config-dir"
     return None
 

@@ -114,7 +114,7 @@ def read(path: Path) -> Row:
     """The row in a file. Raises UserError, naming the file, for anything but a whole and unaltered row of this schema version."""
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a readable JSON row: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} is not a row: expected a JSON object, found {type(values).__name__}")
@@ -133,6 +133,11 @@ def read(path: Path) -> Row:
     for name, kind in types.items():
         if not isinstance(values[name], kind):
             raise UserError(f"{path}: {name} must be {getattr(kind, '__name__', kind)}, found {values[name]!r}")
+        if isinstance(values[name], float) and not math.isfinite(values[name]):
+            raise UserError(f"{path}: {name} must be finite, found {values[name]}")
+    for name, kind in (("grid", dict), ("limited_reasons", str)):
+        if not all(isinstance(value, kind) for value in values[name]):
+            raise UserError(f"{path}: {name} must be a list of {kind.__name__}, found {values[name]!r}")
     row = Row(**values)
     if row.digest != digest(row.config):
         raise UserError(f"{path}: its digest is not that of its config, so one of them was edited: delete the file and run again")

@@ -37,7 +37,7 @@ def compose(config: DictConfig, job: list[str]) -> list[Run]:
 class Sweep(Callback):
     """Hydra's callback of a multirun. The rows tell what is done, so that it makes no difference which process or machine wrote them."""
 
-    latest: "ClassVar[Sweep]"
+    latest: ClassVar[Sweep]
 
     def __init__(self) -> None:
         self.runs: list[tuple[list[str], Run, Path]] = []
@@ -46,6 +46,7 @@ class Sweep(Callback):
         self.start = time.monotonic()
         self.over = threading.Event()
         self.watcher: threading.Thread | None = None
+        self.logs = ""
 
     def __reduce__(self) -> Any:
         """A launcher's worker gets an empty one: it knows no totals and has nothing to tell."""
@@ -64,6 +65,7 @@ class Sweep(Callback):
             sys.exit(2)
         self.new = [(run, path) for _, run, path in self.runs if not path.exists()]
         print(f"{len(self.runs)} runs: {len(self.runs) - len(self.new)} done before, {len(self.new)} to do", flush=True)
+        self.logs = config.hydra.launcher.get("submitit_folder", "").replace("%j", "*")
         if not config.hydra.launcher._target_.endswith("BasicLauncher"):
             self.watcher = threading.Thread(target=self._watch, daemon=True)
             self.watcher.start()
@@ -89,6 +91,8 @@ class Sweep(Callback):
             print(f"pvera: {len(missing)} of {len(self.runs)} runs failed; the same command tries only these again:", file=sys.stderr)
             for job, seed in missing:
                 print(f"  {' '.join(part for part in job if not part.startswith('seed='))} seed={seed}", file=sys.stderr)
+            if self.logs:
+                print(f"their logs: {self.logs}", file=sys.stderr)
         return bool(missing)
 
     def _watch(self) -> None:

@@ -1,6 +1,7 @@
 """The paper's table: says what is missing on this machine and how to get it, runs what can be run, and renders the table.
 
-    make reproduce-table ARGS="source=tfds protocol=corrected"     or: python scripts/reproduce_table.py source=tfds protocol=corrected
+    make reproduce-table LAUNCHER=ray ARGS="source=tfds protocol=corrected"
+    or: python scripts/reproduce_table.py launcher=ray source=tfds protocol=corrected
 
 The words are Hydra's overrides of experiment=paper/all (task=dtd,kitti adapter=pvera seed=0 source.root=DIR ...). What has been run
 before is not run again. Exit codes: 0 the table is complete, 1 parts of it are missing, 2 a mistake in the request, 130 stopped.
@@ -20,6 +21,7 @@ from hydra.types import RunMode
 from pvera import results, sweep, table
 from pvera.config import MISTAKES, Run, explain, register
 from pvera.errors import UserError
+from pvera.overrides import check_words, close_environment
 
 EXPERIMENT = "experiment=paper/all"
 
@@ -41,6 +43,8 @@ def plan(overrides: list[str]) -> Plan:
     if other := next((override for override in overrides if override.startswith("experiment=")), None):
         raise UserError(f"this is {EXPERIMENT}, found {other}: restrict it by adapter=, task= or seed=, or run python -m pvera {other}")
     register()
+    check_words(overrides)
+    close_environment()
     with initialize_config_module("configs", version_base="1.3"):
         config = GlobalHydra.instance().config_loader().load_configuration("config", [EXPERIMENT, *overrides], run_mode=RunMode.MULTIRUN)
         jobs = sweep.jobs(config)
