@@ -101,8 +101,8 @@ class Folder(Source):
             path = path.strip()
             if not path:
                 raise UserError(f"{where}: {line!r} must be `path label`")
-            if not (label.isascii() and label.isdigit() and int(label) < task.classes):
-                raise UserError(f"{where}: the label must be a whole number in 0 .. {task.classes - 1}, found {label!r}")
+            if not (label.isascii() and label.isdigit() and len(label) < 10 and int(label) < task.classes):
+                raise UserError(f"{where}: the label must be a whole number in 0 .. {task.classes - 1}, found {label[:20]!r}")
             if os.path.normpath(path) in entries:
                 raise UserError(f"{where}: {path} is listed twice, an image may be in a list only once")
             if problem := inside.problem(path):

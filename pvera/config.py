@@ -155,7 +155,9 @@ def from_dict(saved: dict[str, Any]) -> Run:
         for key, schema in (("backbone", backbones.Backbone), ("protocol", Protocol), ("trainer", Trainer)):
             parts[key] = schema(**saved[key])
         return Run(**(saved | parts), logger=loggers.Logger())
-    except (KeyError, TypeError) as error:
+    except UserError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise UserError(f"the checkpoint's run is not one that this version can build: {error}") from None
 
 

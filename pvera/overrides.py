@@ -65,7 +65,11 @@ def check_command_line(arguments: list[str]) -> None:
 
 def check_words(words: list[str]) -> None:
     """The same for overrides (`key=value`) alone."""
-    for word, override in zip(words, OverridesParser.create().parse_overrides(words), strict=True):
+    try:
+        parsed = OverridesParser.create().parse_overrides(words)
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets as deep
+        raise UserError(f"overrides that cannot be read: {' '.join(str(error).split())}") from error
+    for word, override in zip(words, parsed, strict=True):
         if reason := _refusal(word, override):
             raise UserError(f"{word[:100]!r} is refused: {reason}")
 
@@ -85,6 +89,8 @@ def _refusal(word: str, override: Override) -> str | None:
         return "~ takes a group or setting away, and no value"
     if key not in _PLAIN and not dotted and max(map(len, [key, *value.split(",")])) > LONGEST:
         return f"no choice has a name of more than {LONGEST} characters"
+    if key not in _PLAIN and not dotted and isinstance(override.value(), int | float):
+        return "a choice is a name, not a number"
     if key in SETTABLE and re.search(r"[\x00-\x1f]", value):
         return "the value has a control character"
     if key not in _PLAIN and not dotted and re.search(r"\.\.|(^|[^\w.-])/", value):
@@ -97,7 +103,7 @@ def check_folder(folder: Path) -> None:
     for path in (Path(where) / name for where, _, names in os.walk(folder, followlinks=True) for name in names if name.endswith(".yaml")):
         try:
             content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        except (OSError, ValueError, AssertionError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
             raise UserError(f"{path} is not a readable YAML file: {' '.join(str(error).split())}") from error
         for key, value in _pairs(content):
             if key in ("()", "class", "searchpath", "hydra.searchpath") or (key == "_target_" and value not in TARGETS):

@@ -114,6 +114,7 @@ def read(path: Path) -> Row:
     """The row in a file. Raises UserError, naming the file, for anything but a whole and unaltered row of this schema version."""
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        json.dumps(values, ensure_ascii=False).encode()  # text that no file can hold (half a character), or nested too deep
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a readable JSON row: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
