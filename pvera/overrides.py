@@ -48,6 +48,7 @@ READABLE = ("HOME", "USER", "LOGNAME", "TMPDIR", "SCRATCH", "PVERA_CACHE", "VTAB
 LONGEST = 250  # characters of a choice, which is the name of a file; of several, separated by commas, each
 
 _PLAIN = {field.name for field in fields(Run) if field.default != MISSING}  # settings that are no group of choices
+_GROUPS = {field.name for field in fields(Run)} - _PLAIN | {"experiment", "launcher", "schema"}
 
 
 def check_command_line(arguments: list[str]) -> None:
@@ -89,7 +90,7 @@ def _refusal(word: str, override: Override) -> str | None:
         return "~ takes a group or setting away, and no value"
     if key not in _PLAIN and not dotted and max(map(len, [key, *value.split(",")])) > LONGEST:
         return f"no choice has a name of more than {LONGEST} characters"
-    if key not in _PLAIN and not dotted and isinstance(override.value(), int | float):
+    if (key in _GROUPS or "/" in key or not key or override.package) and isinstance(override.value(), int | float):
         return "a choice is a name, not a number"
     if key in SETTABLE and re.search(r"[\x00-\x1f]", value):
         return "the value has a control character"
