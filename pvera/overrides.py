@@ -47,7 +47,7 @@ READABLE = ("HOME", "USER", "LOGNAME", "TMPDIR", "SCRATCH", "PVERA_CACHE", "VTAB
 
 LONGEST = 250  # characters of a choice, which is the name of a file; of several, separated by commas, each
 
-_PLAIN = {field.name for field in fields(Run) if field.default != MISSING}  # settings that are no group of choices
+_PLAIN = {field.name for field in fields(Run) if field.default != MISSING} - {"logger"}  # settings that are no group of choices
 _GROUPS = {field.name for field in fields(Run)} - _PLAIN | {"experiment", "launcher", "schema"}
 
 
