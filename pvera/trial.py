@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from adapters.base import Adapter
 from data.source import provenance
-from pvera import checkpoint, resources, results, train
+from pvera import checkpoint, loggers, resources, results, train
 from pvera.calibration import metrics
 from pvera.class_token import class_token_only
 from pvera.config import Run, from_dict
@@ -49,12 +49,12 @@ class Trial:
         return [point for point, _ in self.run.adapter.points()]
 
     def log(self, point: int, figures: dict[str, float]) -> None:
-        """An epoch of one point; where there are several, each has its own figures."""
-        prefix = ",".join(f"{key}={value}" for key, value in self.points[point].items()) + "/" if len(self.points) > 1 else ""
-        self.run.logger.epoch({key if key == "epoch" else prefix + key: value for key, value in figures.items()})
+        """Hands an epoch of one point to the loggers, and says at once, once a run, what the adapter warns of."""
+        loggers.epoch(self.run, point, figures)
         if not self.warned and (said := self.run.adapter.warning(figures)):
-            self.warned = True  # once a run
-            tqdm.write(f"pvera: warning: epoch {figures['epoch']:.0f}: {prefix}{said}", file=sys.stderr)
+            self.warned = True
+            where = f"{loggers.label(self.points[point])}: " if len(self.points) > 1 else ""
+            tqdm.write(f"pvera: warning: epoch {figures['epoch']:.0f}: {where}{said}", file=sys.stderr)
 
 
 def train_and_test(left: list[tuple[Run, Path]]) -> Iterator[tuple[Run, Path, results.Row]]:
@@ -72,9 +72,8 @@ def train_and_test(left: list[tuple[Run, Path]]) -> Iterator[tuple[Run, Path, re
     splits = {name: run.source.load(run.task, name, run.image_size) for name in run.splits()}
     on = {name: device if name != "test" else torch.device("cpu") for name in splits}  # the test split is read once, in batches
     data = {name: train.Data(split.images, split.labels, on[name]) for name, split in splits.items()}
-    for one, _ in left:
-        settings, tags = one.settings(), [one.task.name, one.backbone.name]
-        one.logger.start(settings, run_id=results.digest(settings)[:16], group=one.name, job_type=one.adapter.name, tags=tags)
+    for one, path in left:
+        loggers.start(one, path)
 
     title = f"{run.adapter.name} {run.task.name} seed {','.join(str(one.seed) for one, _ in left)}"
     groups = [trial.learners for trial in trials]
