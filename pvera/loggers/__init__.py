@@ -19,7 +19,7 @@ from pvera.loggers.wandb import Wandb
 if TYPE_CHECKING:
     from pvera.config import Run
 
-__all__ = ["CHOICES", "THERE_ARE", "Csv", "Logger", "TensorBoard", "Wandb", "epoch", "finish", "label", "register", "start"]
+__all__ = ["CHOICES", "THERE_ARE", "Csv", "Logger", "TensorBoard", "Wandb", "epoch", "finish", "register", "start"]
 
 CHOICES: dict[str, type[Logger]] = {"csv": Csv, "tensorboard": TensorBoard, "wandb": Wandb}
 #: What a wrong choice is answered with.
