@@ -53,7 +53,7 @@ class Elsewhere:
 
     def check(self, run: Run) -> None:
         """Raises UserError if the images cannot be had, as far as that shows without decoding them."""
-        if self.folder:
+        if self.folder is not None:
             self._files()
             return
         source, task = self._source(run), tasks.find(str(self.task))
@@ -69,15 +69,16 @@ class Elsewhere:
         if self.folder is None:
             split = self._source(run).load(tasks.find(str(self.task)), "test", run.image_size)
             chosen, cut = thinned(len(split.images), wanted)
-            return split.images[chosen], [f"{self.name}: {why}" for why in (split.limited, cut) if why]
+            images = split.images[chosen] if cut else split.images  # all of them stay on the disk until they are looked at
+            return images, [f"{self.name}: {why}" for why in (split.limited, cut) if why]
         from data.decode import decode
         from data.resize import RULES
 
         files = self._files()
         chosen, cut = thinned(len(files), wanted)
         resize, size = RULES[run.source.resize], run.image_size
-        images = [resize(decode(_bytes(files[i]), str(files[i]), upright=True), size) for i in chosen]
-        return np.stack(images), [f"{self.name}: {cut}"] if cut else []
+        stack = [resize(decode(_bytes(files[i]), str(files[i]), upright=True), size) for i in chosen]
+        return np.stack(stack), [f"{self.name}: {cut}"] if cut else []
 
     def _source(self, run: Run) -> Source:
         """The run's source or another, with the run's preprocessing; splits of any size will do."""
@@ -139,6 +140,8 @@ def load_all(asked: Sequence[Elsewhere], run: Reopened, wanted: int | None) -> d
     """At most `wanted` images of each set, by its name. Raises UserError where a set cannot be had or two have one name."""
     import torch
 
+    from pvera.train import Data
+
     if len({one.name for one in asked}) < len(asked):
         raise UserError(f"two sets of images have one name among {', '.join(one.name for one in asked)}: rename a folder")
     for one in asked:
@@ -150,5 +153,5 @@ def load_all(asked: Sequence[Elsewhere], run: Reopened, wanted: int | None) -> d
         shared = sum(hash(image.tobytes()) in own for image in images)
         if shared:
             print(f"pvera: warning: {shared} of {len(images)} images of {one.name} are among the run's test images", file=sys.stderr)
-        found[one.name] = Foreign(torch.tensor(images), limits, shared)
+        found[one.name] = Foreign(Data(images, range(len(images)), torch.device("cpu")).images, limits, shared)
     return found

@@ -86,7 +86,9 @@ def reopen(path: Path, given: argparse.Namespace) -> Reopened:
     row = file.with_suffix(".json")
     limits = results.read(row).limited_reasons if row.is_file() else run.shortened()
     chosen, cut = thinned(len(test), given.images)
-    return Reopened(file, run, model, test.images[chosen].cpu(), test.labels[chosen].cpu(), limits + ([f"test: {cut}"] if cut else []))
+    if not cut:  # then they stay on the disk until they are looked at
+        return Reopened(file, run, model, test.images.cpu(), test.labels.cpu(), limits)
+    return Reopened(file, run, model, test.images[chosen].cpu(), test.labels[chosen].cpu(), [*limits, f"test: {cut}"])
 
 
 def thinned(found: int, wanted: int | None) -> tuple[list[int], str]:

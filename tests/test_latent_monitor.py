@@ -6,8 +6,7 @@ import pytest
 import torch
 from test_adapters_maths import latents
 
-from pvera import loggers
-from pvera.trial import Trial
+from adapters.pvera import _spread
 
 
 def test_every_branch_has_its_spread_and_its_kl():
@@ -27,8 +26,6 @@ def test_every_branch_has_its_spread_and_its_kl():
 
 
 def test_many_values_keep_their_quantiles():
-    from adapters.pvera import _spread
-
     values = torch.randn(16, 257, 256, generator=torch.Generator().manual_seed(0)) + torch.arange(256) / 64  # unequal over the rank
     mean, *found = (float(value) for value in _spread(values))
     assert mean == pytest.approx(values.double().mean().item(), abs=1e-4)
@@ -55,15 +52,3 @@ def test_a_sigma_far_from_the_priors_is_told(median, prior, said):
 
 def test_only_pvera_has_a_latent_to_warn_of():
     assert models.adapter("vera").warning({"sigma/0.q/q50": 0.0}) is None
-
-
-def test_it_is_told_once_a_run_in_one_line(tmp_path, capsys):
-    class Run:
-        adapter = models.adapter("pvera")
-        logger = loggers.Logger()
-
-    trial = Trial(Run(), tmp_path, [])  # type: ignore[arg-type]
-    for epoch, median in ((1, 1.0), (2, 0.01), (3, 0.001)):
-        trial.log(0, {"epoch": epoch, "sigma/0.q/q50": median})
-    said = capsys.readouterr().err
-    assert said.startswith("pvera: warning: epoch 2: sigma has collapsed") and said.count("\n") == 1

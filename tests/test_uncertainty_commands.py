@@ -191,6 +191,15 @@ def test_bad_input_is_one_line(rows, tmp_path, capsys, command, words, said):
     assert said in error and error.count("\n") == 1 and error.startswith("pvera: ")
 
 
+def test_a_collapsed_latent_is_told_once_a_run(tmp_path, capsys):
+    register()
+    words = [*TINY, "adapter=pvera", "adapter.rank=8", "adapter.lr=1e-3", "adapter.prior_sigma=100", "trainer.epochs=2"]
+    with initialize_config_module("configs", version_base="1.3"):
+        execute(to_runs(compose("config", overrides=[*words, f"results={tmp_path}"])))
+    said = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(said) == 1 and said[0].startswith("pvera: warning: epoch 1: sigma has collapsed (median below 0.1 times the prior's")
+
+
 @pytest.mark.parametrize("module", ["pvera.uncertainty", "pvera.ood"])
 def test_help_needs_no_torch(module):
     code = f"import runpy, sys\nsys.argv = ['x', '--help']\ntry: runpy.run_module({module!r}, run_name='__main__')\n"
