@@ -59,9 +59,9 @@ class Adapter:
     """AdamW's learning rate of the new parameters (the head has its own)."""
     layers: list[int] | None = None
     """Indices of the blocks to adapt; None is all."""
-    checkpoint: str | None = None
+    checkpoint: str | None = later(None)
     """Folder of a PEFT checkpoint to start from; it decides rank, targets, layers and scale."""
-    checkpoint_sha256: str | None = None
+    checkpoint_sha256: str | None = later(None)
     """Of that checkpoint: filled in when it is read, and checked where it is there already."""
     grid: list[dict[str, Any]] = field(default_factory=list)
 
@@ -103,11 +103,11 @@ class Adapter:
     def settings(self) -> dict[str, Any]:
         """All hyper-parameters that change the numbers, as plain values: with the grid in force, without later ones at their default.
 
-        Of a checkpoint it starts from, the contents and not the place.
+        Of a checkpoint to start from, the contents count and not the place.
         """
         unchanged = {f.name for f in fields(self) if f.metadata.get("later") and getattr(self, f.name) == f.default}
-        unchanged |= {"checkpoint"} | (set() if self.checkpoint else {"checkpoint_sha256"})
-        return {key: value for key, value in (asdict(self) | {"grid": self.searched()}).items() if key not in unchanged}
+        values = asdict(self) | {"grid": self.searched()}
+        return {key: value for key, value in values.items() if key not in unchanged | {"checkpoint"}}
 
     def one_of(self, name: str, choices: tuple[str, ...]) -> None:
         """Raises UserError unless the named hyper-parameter is one of the choices."""
