@@ -492,7 +492,7 @@ def read_only(bench: Bench) -> Line:
     target = bench.new()
     bench.sweep(target, at_write(".json.", 9, die))
     before = rows(target)
-    for options in (["-R", "a+rX,go-w", bench.folder], ["-R", "a+rwX", bench.folder / "cache"], ["a+rwx", bench.folder]):
+    for options in (["-R", "a+rX,go-w", f"{bench.folder}"], ["-R", "a+rwX", f"{bench.folder}/cache"], ["a+rwx", f"{bench.folder}"]):
         subprocess.run(["chmod", *options])
 
     def inject() -> None:
