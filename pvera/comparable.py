@@ -90,6 +90,6 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def brief(text: str) -> str:
-    """A value for reading: of a long one, such as a checksum, the start will do."""
-    return text if len(text) <= 20 else f"{text[:12]}…"
+def brief(text: str, most: int = 20) -> str:
+    """A value for reading: of a longer one, such as a checksum, the start will do."""
+    return text if len(text) <= most else f"{text[:12]}…"

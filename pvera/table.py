@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from data.tasks import TASKS
-from pvera import render, reported, results
+from pvera import cell, render, reported, results
 from pvera.comparable import Comparable, Runs, brief, by_seed, columns, comparables, settings
 from pvera.errors import UserError
 from pvera.render import METRICS, Cell, Column, Line, Section
@@ -110,10 +110,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--allow-limited", action="store_true", help="show shortened runs too, in tables of their own")
     parser.add_argument("--allow-dirty", action="store_true", help="show runs of uncommitted code too")
     parser.add_argument("--with-reported", action="store_true", help="add what other publications report, in tables of their own")
+    parser.add_argument("--statistics", action="store_true", help="intervals, paired tests, ranks: statistics.md and .csv too")
+    parser.add_argument("--cell", metavar="ADAPTER/TASK", help="print the rows behind a cell, of all kinds, and write nothing")
     parser.add_argument("--out", metavar="DIR", type=Path, help="where the tables go (default: the folder itself)")
     options = parser.parse_args(arguments)
     try:
-        rows = results.read_all(options.folder)
+        files = results.read_files(options.folder)
+        rows = list(files.values())
+        if options.cell is not None and rows:
+            print(cell.trace(files, options.cell, options.metric), end="")
+            return 0
         admit(rows, options.folder, options.allow_limited, options.allow_dirty)
         tables = sections(rows, options.metric)
         if options.with_reported:
@@ -121,13 +127,22 @@ def main(arguments: list[str] | None = None) -> int:
                 raise UserError(f"--with-reported adds accuracies, and no publication reports {options.metric}: leave one of the two out")
             tables += reported.sections(reported.read(), columns(set(TASKS), options.metric))
         texts = {ending: form(tables) for ending, form in render.FORMS.items()}
-        stem = "table" if options.metric == "test_acc" else f"table-{options.metric}"
+        out = options.out or options.folder
+        of_metric = "" if options.metric == "test_acc" else f"-{options.metric}"
         for ending, text in texts.items():
-            results.write_atomically((options.out or options.folder) / f"{stem}.{ending}", text.encode())
+            results.write_atomically(out / f"table{of_metric}.{ending}", text.encode())
+        shown = texts["md"]
+        if options.statistics:
+            from pvera import render_statistics, statistics  # scipy takes a second
+
+            found = statistics.statistics(rows, options.metric)
+            shown = render_statistics.markdown(found)  # tables with intervals included
+            results.write_atomically(out / f"statistics{of_metric}.md", shown.encode())
+            results.write_atomically(out / f"statistics{of_metric}.csv", render_statistics.csv(found).encode())
     except UserError as error:
         print(f"pvera: {error}", file=sys.stderr)
         return 2
-    print(texts["md"], end="")
+    print(shown, end="")
     return 0
 
 
