@@ -168,12 +168,16 @@ def _grid(section: Section) -> list[list[str]]:
 
 
 def _texts(line: Line, section: Section) -> list[str]:
-    parameters = "–".join(f"{size:,}" for size in sorted(set(line.parameters))) or HOLE
-    cells = [_text(cell, column, section.seeds) for cell, column in zip(line.cells, section.columns, strict=True)]
-    return [line.adapter, parameters, *cells, *([] if line.seconds is None else [f"{line.seconds:,.0f}"])]
+    cells = [text(cell, column, section.seeds) for cell, column in zip(line.cells, section.columns, strict=True)]
+    return [line.adapter, parameters(line.parameters), *cells, *([] if line.seconds is None else [f"{line.seconds:,.0f}"])]
 
 
-def _text(cell: Cell | None, column: Column, usual: int | None) -> str:
+def parameters(sizes: tuple[int, ...]) -> str:
+    """Their number, or the fewest and most."""
+    return "–".join(f"{size:,}" for size in sorted(set(sizes))) or HOLE
+
+
+def text(cell: Cell | None, column: Column, usual: int | None) -> str:
     """mean ± std [interval], and the number of seeds where it is not the usual one."""
     if cell is None:
         return HOLE

@@ -21,8 +21,8 @@ def notes(one: Statistics) -> list[str]:
         said.append(f"{ranking.why[0].upper()}{ranking.why[1:]}.")
     else:
         said.append(
-            f"Average ranks over {len(ranking.tasks)} tasks; Friedman p = {_p(ranking.friedman)}; two adapters differ where their ranks do "
-            f"by more than Nemenyi's critical difference, {ranking.critical:.2f} (alpha = {LEVEL:g})."
+            f"Average ranks over {len(ranking.tasks)} tasks; Friedman {_equation(ranking.friedman)}; two adapters differ where their "
+            f"ranks do by more than Nemenyi's critical difference, {ranking.critical:.2f} (alpha = {LEVEL:g})."
         )
     if REFERENCE not in {line.adapter for line in one.section.lines}:
         said.append(f"No comparison with {REFERENCE}: it was not run.")
@@ -57,6 +57,10 @@ def difference_grid(one: Statistics) -> list[list[str]]:
 def rank_grid(one: Statistics) -> list[list[str]]:
     """Header and lines of the average ranks, as texts."""
     return [["adapter", "average rank"], *([adapter, f"{figure:.2f}"] for adapter, figure in one.ranking.ranks.items())]
+
+
+def _equation(p: float | None) -> str:
+    return f"p {_p(p)}" if p is not None and p < 1e-4 else f"p = {_p(p)}"
 
 
 def _p(value: float | None) -> str:

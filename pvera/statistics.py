@@ -96,7 +96,7 @@ def compare(adapter: str, against: str, figures: Figures, higher_is_better: bool
     wins, losses = sum(difference > 0 for difference in better), sum(difference < 0 for difference in better)
     found = Comparison(adapter, against, differences, wins, len(better) - wins - losses, losses, None)
     if wins + losses < MIN_TASKS:
-        return replace(found, why=f"too few tasks: they differ on {wins + losses}, a test needs {MIN_TASKS}")
+        return replace(found, why=f"too few tasks that differ: {wins + losses} of at least {MIN_TASKS}")
     return replace(found, p=float(stats.wilcoxon(better, zero_method="zsplit").pvalue))
 
 

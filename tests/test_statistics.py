@@ -93,7 +93,7 @@ def test_pairs_are_of_the_seeds_and_tasks_that_both_have():
     theirs = {"a": {0: 1.0, 1: 2.0}, "b": {0: 1.0 + 1e-13}, "d": {0: 0.0}}
     found = statistics.compare("x", "y", {"x": mine, "y": theirs})
     assert found.differences == {"a": 2.5, "b": 0} and (found.wins, found.ties, found.losses) == (1, 1, 0)
-    assert found.p is None and found.why == "too few tasks: they differ on 1, a test needs 6"
+    assert found.p is None and found.why == "too few tasks that differ: 1 of at least 6"
     assert statistics.rank({"x": mine, "y": theirs}).tasks == ["a", "b"]
 
 
@@ -128,7 +128,7 @@ def test_the_full_table_has_every_figure_and_its_rows_alone_decide(tmp_path, cap
 def test_too_few_seeds_tasks_or_adapters_are_said_instead_of_a_figure():
     [few] = statistics.statistics([run("vera"), run("lora", test_acc=0.9), run("lora", "kitti", test_acc=0.9), run("vera", "kitti")])
     text = render_statistics.markdown([few])
-    assert "No intervals: too few seeds, 1 of at least 3." in text and "too few tasks: they differ on 2, a test needs 6" in text
+    assert "No intervals: too few seeds, 1 of at least 3." in text and "too few tasks that differ: 2 of at least 6" in text
     assert "No test of the ranks: 2 adapters are too few, it needs 3 adapters and 6 tasks." in text and "Friedman" not in text
     [alone] = statistics.statistics([run("lora")])
     text = render_statistics.markdown([alone])
