@@ -5,6 +5,7 @@ import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from importlib import resources
+from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -191,11 +192,12 @@ def _runs(found: Comparable, files: dict[Path, Row], folder: Path) -> list[list[
 
 def uncertainty_panels(folder: Path) -> tuple[list[Panel], list[tuple[str, list[list[str]]]]]:
     """What the reports of uncertainty and of foreign images below a folder show: panels by run, and named tables."""
-    found = uncertain.reports(folder, "uncertainty-*.json")
-    foreign = [*found, *uncertain.reports(folder, "ood-*.json")]
-    shown = [uncertain.uncertainty(report, f"uncertainty-{at}-{report['adapter']}") for at, report in enumerate(found, start=1)]
-    tables = [("Wrong against correct predictions", uncertain.rank_tests(found)),
-              ("Images of another kind", uncertain.out_of_distribution(foreign))]  # fmt: skip
+    found = uncertain.reports(folder, "uncertainty-*.json", uncertain.uncertainty, uncertain.rank_tests, uncertain.foreign_tests)
+    foreign = uncertain.reports(folder, "ood-*.json", uncertain.foreign, uncertain.detection)
+    shown = [*map(uncertain.uncertainty, found), *map(uncertain.foreign, foreign)]
+    tables = [("Wrong against correct predictions", uncertain.rank_tests(*found)),
+              ("Foreign images: rank tests", uncertain.foreign_tests(*found)),
+              ("Foreign images: detection", uncertain.detection(*foreign))]  # fmt: skip
     return shown, [(name, grid) for name, grid in tables if len(grid) > 1]
 
 
@@ -243,7 +245,9 @@ def _plotly() -> str:
 
 def _datatables(kind: str) -> bytes:
     """DataTables as itables bundles it: a module, or its styles."""
-    return resources.files("itables").joinpath("html", f"dt_bundle.{kind}").read_bytes()
+    spec = find_spec("itables")  # not imported: it would look for pandas
+    assert spec and spec.origin
+    return (Path(spec.origin).parent / "html" / f"dt_bundle.{kind}").read_bytes()
 
 
 def _hash(text: str) -> str:
