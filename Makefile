@@ -2,7 +2,6 @@
 PYTHON ?= python3.11
 VENV   := .venv
 RUN    := $(VENV)/bin/python
-DIR    ?= results/demo
 READY  := $(VENV)/ready
 
 .PHONY: setup data test test-all lint demo demo-vtab reproduce-table report clean
@@ -51,6 +50,7 @@ data: $(READY)
 reproduce-table: $(READY)
 	@$(RUN) scripts/reproduce_table.py $(ARGS)
 
+report: DIR ?= results/demo
 report: $(READY)
 	@$(RUN) -m pvera.report $(DIR) $(ARGS)
 
