@@ -54,6 +54,10 @@ class Adapter:
     """AdamW's learning rate of the new parameters (the head has its own)."""
     layers: list[int] | None = None
     """Indices of the blocks to adapt; None is all."""
+    checkpoint: str | None = None
+    """Folder of a PEFT checkpoint to start from; it decides rank, targets, layers and scale."""
+    checkpoint_sha256: str | None = None
+    """Of that checkpoint: filled in when it is read, and checked where it is there already."""
     grid: list[dict[str, Any]] = field(default_factory=list)
 
     #: Is every edit affine in x in evaluation mode, so that plain weights can hold it?
@@ -65,10 +69,12 @@ class Adapter:
             raise UserError(f"adapter.name is {self.name!r} but this adapter is {own!r}: choose another with adapter=NAME")
         if self.layers is not None and not _distinct_indices(self.layers):
             raise UserError(f"adapter.layers must be distinct block indices from 0, found {self.layers}")
-        searchable = sorted(f.name for f in fields(self) if "None" in str(f.type))
+        searchable = sorted(f.name for f in fields(self) if "None" in str(f.type) and not f.name.startswith("checkpoint"))
         for point in self.grid:
             if unknown := sorted(point.keys() - set(searchable)):
                 raise UserError(f"adapter.grid has {unknown[0]!r}, which {self.name} cannot search; it can search {', '.join(searchable)}")
+        if self.checkpoint_sha256 and not self.checkpoint:
+            raise UserError("adapter.checkpoint_sha256 is set, but adapter.checkpoint is not")
         if self.sites() or self.lr is not None:  # what edits nothing has nothing of its own to train
             self.positive("lr")
         self.points()  # each passes the same checks

@@ -161,3 +161,10 @@ def sampling(model: nn.Module, on: bool) -> Iterator[None]:
     finally:
         for edit, mode in before:
             edit.mode = mode
+
+
+def edit_at(block: nn.Module, target: str) -> Edit:
+    """The edit of a target in one adapted block."""
+    edit: Any = block.get_submodule(PATHS[target]).edit
+    found: Any = edit.edits[target] if isinstance(edit, FusedQKV) else edit
+    return found

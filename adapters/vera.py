@@ -90,8 +90,8 @@ class VeRA(LowRank):
         return x * (keep / (1 - self.dropout)).to(x.dtype)
 
     def expand(self, new: Any, z: Any) -> Any:
-        """scale (z B) * b for a latent z (..., rank)."""
-        return (z @ new.B) * (self.scale * new.b)
+        """scale (z B) * b for a latent z (..., rank); the scales go into B, which is smaller than any (tokens, d_out)."""
+        return z @ (new.B * (self.scale * new.b))
 
     def delta(self, new: Any, x: Any) -> Any:
         return self.expand(new, (self.dropped(new, x) @ new.A) * new.d)

@@ -27,6 +27,7 @@ class Subject:
 
     def __post_init__(self) -> None:
         self.device = resources.device("auto")
+        resources.keep_freed_memory()
         self.run = self._run()
         self.frozen: nn.Module = frozen_backbone(self.run, self.device)
         adapters = [adapter for _, adapter in self.run.adapter.points()]

@@ -110,6 +110,10 @@ class Run:
             raise UserError(f"pack must be at least 1, or null to choose by memory, found {self.pack}")
         if type(self.seed) is not int or self.seed < 0:
             raise UserError(f"seed must be a whole number of at least 0, or a list of such, found {self.seed!r}")
+        if self.adapter.checkpoint:
+            from pvera.exchange.read import adopt
+
+            self.adapter = adopt(self.adapter)
 
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation per channel of pixels in [0, 1]."""
@@ -133,12 +137,18 @@ class Run:
             "task": self.task.name,
             "source": source | {"fingerprint": self.source.fingerprint(self.task)},
             "protocol": asdict(self.protocol),
-            "adapter": asdict(self.adapter) | {"grid": self.adapter.searched()},
+            "adapter": self._adapter_settings(),
             "trainer": asdict(self.trainer),
             "precision": self.precision,
             "image_size": self.image_size,
             "seed": self.seed,
         }
+
+    def _adapter_settings(self) -> dict[str, Any]:
+        """The adapter's hyper-parameters; of a checkpoint it starts from, the contents and not the place."""
+        adapter = asdict(self.adapter) | {"grid": self.adapter.searched()}
+        place, contents = adapter.pop("checkpoint"), adapter.pop("checkpoint_sha256")
+        return adapter | {"checkpoint_sha256": contents} if place else adapter
 
     def to_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the run, as plain values; `from_dict` reads it."""

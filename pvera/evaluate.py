@@ -1,4 +1,4 @@
-"""Predictions and test metrics; `python -m pvera.evaluate CHECKPOINT` checks one cell of a table again."""
+"""Predictions and test metrics; `python -m pvera.evaluate CHECKPOINT` checks one cell of a table again, or a PEFT checkpoint."""
 
 from __future__ import annotations
 
@@ -58,23 +58,32 @@ def probabilities(logits: Tensor) -> Tensor:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Rebuilds a trained model from its checkpoint, tests it and compares with its row."""
+    """Rebuilds a trained model from its checkpoint, tests it and compares with its row; tests a PEFT checkpoint on a task."""
     parser = argparse.ArgumentParser(prog="python -m pvera.evaluate", description=main.__doc__)
-    parser.add_argument("checkpoint", type=Path, help="the .safetensors beside a row")
+    parser.add_argument("checkpoint", type=Path, help="the .safetensors beside a row, or the folder of a PEFT checkpoint")
+    parser.add_argument("overrides", nargs="*", help="for a PEFT checkpoint: what to test it on (task=... backbone=...)")
     parser.add_argument("--root", help="where the data is, if not where it was")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     from pvera import results
     from pvera.calibration import metrics
+    from pvera.config import MISTAKES, explain
+    from pvera.exchange.trial import rebuild_peft
     from pvera.trial import rebuild
 
     try:
-        model, test = rebuild(options.checkpoint, options.root, options.device)
+        if options.checkpoint.is_file() and options.overrides:
+            raise UserError(f"{options.checkpoint} says itself what it is tested on: leave out {options.overrides[0]}")
+        if options.checkpoint.is_dir() or options.overrides:
+            root = [f"source.root={options.root}"] if options.root else []
+            model, test = rebuild_peft(options.checkpoint, [*options.overrides, *root, f"device={options.device}"])
+        else:
+            model, test = rebuild(options.checkpoint, options.root, options.device)
         found = metrics(probabilities(logits_of(model, test.images)), test.labels.cpu())
         row_path = options.checkpoint.with_suffix(".json")
         row = results.read(row_path) if row_path.exists() else None
-    except UserError as error:
-        print(f"pvera: {error}", file=sys.stderr)
+    except MISTAKES as error:
+        print(f"pvera: {explain(error)}", file=sys.stderr)
         return 2
     for name, value in found.items():
         print(f"test_{name:6} {value:.6f}" + (f"   in the row {getattr(row, f'test_{name}'):.6f}" if row else ""))

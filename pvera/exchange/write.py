@@ -1,0 +1,177 @@
+"""From a trained model to a PEFT checkpoint.
+
+PEFT's VeRA and PVeRA have one pair A, B for all layers, cut to each layer's size. Where ours has a pair per branch, the pairs stand
+side by side: A and d of K branches are stacked, B has the branches' columns, and d is zero for the branches that a layer has not.
+The same holds timm's fused query, key and value: B's rows of one branch have zeros in the columns of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from adapters.base import Adapter, LowRank
+from adapters.inject import PATHS, edit_at
+from pvera.errors import UserError
+from pvera.exchange.methods import METHODS, Method
+from pvera.exchange.names import LAYOUTS, Layout
+from pvera.model import Classifier
+
+#: What a branch has that is not adapted, by our part's name: its frozen weight (d_out, d_in) to the neutral vector (d_out,).
+_NEUTRAL = {
+    "b": lambda weight: weight.new_zeros(len(weight)),
+    "gain": lambda weight: weight.new_ones(len(weight)),
+    "m": lambda weight: weight.norm(dim=1),
+}
+
+
+def write(model: Classifier, adapter: Adapter, folder: Path, model_kind: str, sample: bool, origin: dict[str, str]) -> None:
+    """Writes `adapter_config.json` and `adapter_model.safetensors` into an existing folder; `origin` goes into the latter's metadata.
+
+    Raises UserError, before anything is written, for what PEFT cannot express.
+    """
+    method, layout = _method(adapter), LAYOUTS[model_kind]
+    export = _Export(model, adapter, method, layout)
+    if sample:
+        export.check_sampling()
+    tensors = {name: tensor.detach().float().cpu().contiguous().clone() for name, tensor in export.tensors().items()}
+    config = export.config(sample)
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"} | origin)
+    config.save_pretrained(str(folder))
+
+
+def _method(adapter: Adapter) -> Method:
+    if adapter.name not in METHODS:
+        raise UserError(f"PEFT has no {adapter.name}; it has {', '.join(METHODS)}")
+    if getattr(adapter, "released_norm", False):
+        raise UserError("PEFT has no DoRA with a magnitude per input (released_norm): train with adapter.released_norm=false")
+    return METHODS[adapter.name]
+
+
+class _Export:
+    """One model on its way out."""
+
+    def __init__(self, model: Classifier, adapter: Any, method: Method, layout: Layout) -> None:
+        self.model, self.adapter, self.method, self.layout = model, adapter, method, layout
+        blocks: Any = model.backbone.blocks
+        self.blocks, self.indices = blocks, range(len(blocks)) if adapter.layers is None else adapter.layers
+        self.modules: dict[str, list[str]] = {}
+        """Adapted targets by the path of their module in a block."""
+        for target in adapter.sites():
+            self.modules.setdefault(layout.place(target).path, []).append(target)
+        fused = any(layout.place(target).of > 1 for target in adapter.sites())
+        one_pair = getattr(adapter, "projections", None) == "shared" and not fused
+        self.groups: list[list[str]] = [list(adapter.sites())] if one_pair else [[target] for target in adapter.sites()]
+        """Targets that share a pair A, B, in the order in which the pairs stand side by side."""
+        self.halves = adapter.latent // adapter.rank if method.pair else 1
+        """Columns of A for each column of the latent: 2 for a mean and a log variance."""
+
+    def check_sampling(self) -> None:
+        """Raises UserError where PEFT's draws would not be ours."""
+        if self.adapter.name != "pvera":
+            raise UserError(f"only pvera samples, and this is {self.adapter.name}: leave --sample out")
+        if len(self.groups) > 1 and len(self.modules) > 1:
+            raise UserError(
+                "PEFT cannot sample pairs A, B per branch: side by side in its one pair, what is zero for a layer has sigma 1, not 0; "
+                "leave --sample out for the mean, or train with adapter.projections=shared"
+            )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of the checkpoint by PEFT's names."""
+        out: dict[str, Tensor] = {
+            f"base_model.model.{self.layout.head}.{name}": value for name, value in self.model.head.named_parameters()
+        }
+        for index in self.indices:
+            for path, targets in self.modules.items():
+                for part, value in self._beside(self.blocks[index], path, targets):
+                    out[f"base_model.model.{self.layout.block.format(index)}.{path}.{self.method.tensors[part]}"] = value
+        if self.method.pair:
+            first = self.blocks[self.indices[0]]
+            edits: dict[str, Any] = {target: edit_at(first, target) for target in self.adapter.sites()}
+            d_in = max(edit.A.shape[0] for edit in edits.values())
+            d_out = max(self.layout.place(target).of * edit.B.shape[1] for target, edit in edits.items())
+            out |= {self.method.pair[part]: value for part, value in self._pair(edits, self.groups, d_in, d_out).items()}
+        return out
+
+    def _beside(self, block: nn.Module, path: str, targets: list[str]) -> Iterator[tuple[str, Tensor]]:
+        """What PEFT keeps beside one module, by our part's name."""
+        edits: dict[str, Any] = {target: edit_at(block, target) for target in targets}
+        if {"A", "B"} <= self.method.tensors.keys():
+            any_edit = next(iter(edits.values()))
+            d_in, d_out = any_edit.A.shape[0], any_edit.B.shape[1] * len(self.layout.modules[path])
+            yield from self._pair(edits, [[target] for target in edits], d_in, d_out).items()
+        if "d" in self.method.tensors:
+            yield "d", self._side_by_side(edits)
+        for part in _NEUTRAL.keys() & self.method.tensors.keys():
+            yield part, self._rows(block, path, edits, part)
+
+    def _pair(self, edits: dict[str, Any], groups: list[list[str]], d_in: int, d_out: int) -> dict[str, Tensor]:
+        """A (halves * K * r, d_in) and B (d_out, K * r) of K groups, each with its largest A and B, B at its branch's rows."""
+        r = self.adapter.rank
+        like = next(iter(edits.values())).A
+        a, b = like.new_zeros(self.halves, len(groups), r, d_in), like.new_zeros(d_out, len(groups), r)
+        for k, group in enumerate(groups):
+            for target in sorted(group, key=lambda t: edits[t].A.shape[0]):
+                a[:, k, :, : edits[target].A.shape[0]] = edits[target].A.T.unflatten(0, (self.halves, r))
+            for target in sorted(group, key=lambda t: edits[t].B.shape[1]):
+                rows = edits[target].B.shape[1]
+                start = rows * self.layout.place(target).stack
+                b[start : start + rows, k] = edits[target].B.T
+        return {"A": a.flatten(0, 2), "B": b.flatten(1)}
+
+    def _side_by_side(self, edits: dict[str, Any]) -> Tensor:
+        """d (halves * K * r,) of one module: zero in the columns of the groups that it has no branch of."""
+        own = [next((edits[target].d for target in group if target in edits), None) for group in self.groups]
+        like = next(d for d in own if d is not None)
+        d = torch.stack([torch.zeros_like(like) if d is None else d for d in own])
+        return d.unflatten(1, (self.halves, -1)).transpose(0, 1).flatten()
+
+    def _rows(self, block: nn.Module, path: str, edits: dict[str, Any], part: str) -> Tensor:
+        """A vector over one module's outputs (IA3's fc2: inputs), neutral where a branch is not adapted."""
+        if "act" in edits:
+            return edits["act"].gain[None]
+        pieces = []
+        for stack, target in enumerate(self.layout.modules[path]):
+            if target in edits:
+                value = getattr(edits[target], part)
+                pieces.append(self.adapter.scale * value if part == "b" else value)
+            else:
+                adapted: Any = block.get_submodule(PATHS[target])
+                pieces.append(_NEUTRAL[part](adapted.base.weight.chunk(len(self.layout.modules[path]))[stack]))
+        rows = torch.cat(pieces)
+        return rows[:, None] if part == "gain" else rows
+
+    def config(self, sample: bool) -> Any:
+        """PEFT's own configuration object."""
+        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+        kind: Any = PEFT_TYPE_TO_CONFIG_MAPPING[self.method.peft_type]  # type: ignore[index]
+        settings = {theirs: getattr(self.adapter, ours) for theirs, ours in self.method.settings.items()} | self.method.fixed
+        settings = {name: value for name, value in settings.items() if value is not None}
+        wide = {path: len(targets) for path, targets in self.modules.items() if len(targets) > 1}
+        if self.method.pair:
+            settings["r"] *= len(self.groups)
+        elif isinstance(self.adapter, LowRank) and wide:
+            # A fused layer has a rank for each of its branches; alpha / r stays what it was.
+            if len(self.modules) == len(wide):
+                settings |= {name: settings[name] * n for n in wide.values() for name in ("r", "lora_alpha")}
+            else:
+                settings["rank_pattern"] = {path: settings["r"] * n for path, n in wide.items()}
+                settings["alpha_pattern"] = {path: settings["lora_alpha"] * n for path, n in wide.items()}
+        if self.method.peft_type == "IA3":
+            settings["feedforward_modules"] = self._paths(["act"])
+        if self.adapter.name == "pvera":
+            settings["sample_at_inference"] = sample
+        return kind(target_modules=self._paths(self.adapter.sites()), modules_to_save=[self.layout.head], inference_mode=True, **settings)
+
+    def _paths(self, targets: Any) -> list[str]:
+        """The modules of targets: by their path in every block, or by their full name if only some blocks are adapted."""
+        paths = dict.fromkeys(self.layout.place(target).path for target in targets)
+        if self.adapter.layers is None:
+            return list(paths)
+        return [f"{self.layout.block.format(index)}.{path}" for index in self.indices for path in paths]
