@@ -65,7 +65,7 @@ def made(tmp_path_factory):
     ]  # fmt: skip
     rows += [run("vera", settings={"adapter": {"name": "vera", "rank": rank}}, val_loss=1 + rank, protocol="other") for rank in (4, 16, 64)]
     keep(folder, rows)
-    for row in rows[:4]:
+    for row in rows[2:4]:
         results.save_probabilities(path_of(folder, row), stream.dirichlet([1] * 4, 60), stream.integers(0, 4, 60))
         lines = [
             "epoch,point,cross_entropy,penalty,val_loss,val_acc,kl,sigma",
@@ -184,7 +184,7 @@ def test_curves_are_of_the_chosen_point_without_a_broken_line(made):
     files = results.read_files(folder)
     [found] = [one for one in comparables(files.values()) if one.facts["limited"]]
     shown = beside.curves(beside.shown(files, found.shown), {row.adapter: 0 for row in files.values()})
-    assert [panel.title for panel in shown] == ["dtd", "kitti"]
+    assert [panel.title for panel in shown] == ["dtd"]
     charts = {chart.title: chart for chart in shown[0].charts}
     assert set(charts) == set(beside.CURVES.values()) - {"training penalty (nats)"}  # which is 0 throughout
     [first, second] = charts["validation loss (nats)"].series
@@ -209,7 +209,7 @@ def test_heat_map_differences_are_to_vera(made):
     _, rows, text = made
     charts = json.loads(re.search(r'id="charts">(.*?)</script>', text, flags=re.S)[1])
     heat = next(chart["data"][0] for chart in charts if chart["data"][0]["type"] == "heatmap")
-    assert heat["y"] == ["linear_probe", "pvera", html.escape(EVIL)] and heat["x"][:2] == ["dtd", "kitti"]
+    assert heat["y"] == ["linear_probe", "pvera", html.escape(EVIL)] and heat["x"][:2] == ["dtd"]
 
     def mean(adapter, task):
         return np.mean([100 * row.test_acc for row in rows if (row.adapter, row.task, row.limited) == (adapter, task, True)])

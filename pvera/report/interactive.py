@@ -49,6 +49,8 @@ def _trace(one: Series) -> go.Scatter:
         trace.update(line_dash="dash", hoverinfo="skip")
     elif one.hover:
         trace.update(hoverinfo="text", hovertext=[escape(text) for text in one.hover])
+    if one.index is not None and one.index >= len(COLOURS):  # the colours' second round
+        trace.line.dash = "dot"
     if one.line and one.marks:
         trace.marker.size = 6
     if one.steps:

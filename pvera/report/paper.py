@@ -56,7 +56,7 @@ def _series(axis: Any, one: Series) -> None:
     look: dict[str, Any] = {
         "color": AID if one.index is None else figures.COLOURS[one.index % len(figures.COLOURS)],
         "marker": mark(one.index) if one.marks and one.index is not None else "",
-        "linestyle": "none" if not one.line else "--" if aid else "-",
+        "linestyle": "none" if not one.line else "--" if one.index is None else ":" if one.index >= len(figures.COLOURS) else "-",
         "label": _plain(one.name) if one.legend else "_",
         "linewidth": 1 if aid else 1.5,
         "markersize": 4 if one.line else 7,

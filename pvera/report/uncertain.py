@@ -35,7 +35,7 @@ def reports(folder: Path, pattern: str, *shown: Callable[[dict[str, Any]], objec
 def uncertainty(report: dict[str, Any]) -> Panel:
     """Risk against coverage, reliability, and metrics by the number of passes, of one run; a table of its metrics and rank tests."""
     charts = [_selective(report), _reliability(report), *_samples(report)]
-    table = [["", *NAMES.values()]]
+    table = [["softmax of", *NAMES.values()]]
     modes = report.get("modes") or {"mean": report["mean"]["metrics"]}
     for name, figures in modes.items():
         table.append([f"{name} mode" if name == "mean" else name, *(_figure(figures, metric) for metric in NAMES)])
