@@ -209,7 +209,7 @@ def test_heat_map_differences_are_to_vera(made):
     _, rows, text = made
     charts = json.loads(re.search(r'id="charts">(.*?)</script>', text, flags=re.S)[1])
     heat = next(chart["data"][0] for chart in charts if chart["data"][0]["type"] == "heatmap")
-    assert heat["y"] == ["linear_probe", "pvera", html.escape(EVIL)] and heat["x"][:2] == ["dtd"]
+    assert heat["y"] == ["linear_probe", "pvera", html.escape(EVIL)] and heat["x"][:2] == ["dtd", "kitti"]
 
     def mean(adapter, task):
         return np.mean([100 * row.test_acc for row in rows if (row.adapter, row.task, row.limited) == (adapter, task, True)])
