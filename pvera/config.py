@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -82,7 +82,7 @@ class Run:
     source: sources.Source = MISSING
     protocol: Protocol = MISSING
     trainer: Trainer = MISSING
-    logger: loggers.Logger = MISSING
+    logger: dict[str, loggers.Logger] = field(default_factory=dict)
     seed: Any = 0
     """A number, or a list of them: runs that differ in it alone are trained in one pack and leave a row each."""
     image_size: int = 224
@@ -163,7 +163,7 @@ def from_dict(saved: dict[str, Any]) -> Run:
         parts["task"] = tasks.find(saved["task"]["name"])
         for key, schema in (("backbone", backbones.Backbone), ("protocol", Protocol), ("trainer", Trainer)):
             parts[key] = schema(**saved[key])
-        return Run(**(saved | parts), logger=loggers.Logger())
+        return Run(**(saved | parts))
     except (KeyError, TypeError) as error:
         raise UserError(f"the checkpoint's run is not one that this version can build: {error}") from None
 
@@ -182,7 +182,7 @@ def to_runs(cfg: DictConfig) -> list[Run]:
     runs = []
     for cfg.seed in seeds:
         run = cast(Run, OmegaConf.to_object(cfg))
-        for name, part in {"": run, **vars(run)}.items():
+        for name, part in {"": run, **vars(run), **{f"logger.{key}": one for key, one in run.logger.items()}}.items():
             known = {f.name for f in fields(part)} if is_dataclass(part) else set()
             if known and (added := sorted(key for key in vars(part).keys() - known if not key.startswith("_"))):
                 raise UserError(f"{f'{name}.' if name else ''}{added[0]} is no setting; there are {', '.join(sorted(known))}")
@@ -196,6 +196,10 @@ def explain(error: BaseException) -> str:
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
     for cause in reversed(causes):
+        if isinstance(cause, MissingConfigException) and (file := cause.missing_cfg_file or "").startswith("logger/"):
+            return f"{file.replace('/', '=')} is no choice; {loggers.THERE_ARE}"
+        if isinstance(cause, ConfigKeyError | ConfigAttributeError) and str(cause.full_key).rpartition(".")[0] == "logger":
+            return f"{cause.full_key} is no logger that was chosen; {loggers.THERE_ARE}"
         if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):
             return f"{cause.full_key} is no setting; there are {', '.join(sorted(map(str, cause.parent_node)))}"
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:

@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pvera import precision, results
+from pvera import loggers, precision, results
 from pvera.config import Run
 
 
@@ -59,9 +59,9 @@ def _train(left: list[tuple[Run, Path]]) -> None:
     unfinished = [run for run, _ in left]
     try:
         for run, path, row in train_and_test(left):
-            results.write(path, row)  # before the logger hears of it: what it does cannot lose the row
+            results.write(path, row)  # before any logger hears of it: what one does cannot lose the row
             unfinished.remove(run)
-            run.logger.finish(asdict(row))
+            loggers.finish(run, asdict(row))
     finally:
         for run in unfinished:
-            run.logger.finish(None)
+            loggers.finish(run, None)

@@ -1,4 +1,7 @@
-"""What a sweep tells: runs are checked before the first starts, each result is a line with the time left, failures set the exit code."""
+"""What a sweep tells: runs are checked before the first starts, each result is a line with the time left, failures set the exit code.
+
+How it stands when a run starts is told on a terminal alone, as the progress of the run itself.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,16 @@ import time
 from datetime import timedelta
 from typing import Any
 
+from hydra import initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from pvera.config import MISTAKES, Run, explain, to_runs
+from pvera.config import MISTAKES, Run, explain, register, to_runs
 from pvera.run import row_path
 
 
@@ -30,12 +35,31 @@ def compose(config: DictConfig, job: list[str]) -> list[Run]:
     return to_runs(GlobalHydra.instance().config_loader().load_sweep_config(config, job))
 
 
+def load(words: list[str]) -> DictConfig:
+    """The configuration of a multirun that the words of the command line ask for; Hydra has to be initialised."""
+    return GlobalHydra.instance().config_loader().load_configuration("config", words, run_mode=RunMode.MULTIRUN)
+
+
+def packs(words: list[str]) -> list[list[Run]]:
+    """The runs that the words of the command line ask for, without running them; those of one list are trained together.
+
+    Raises one of MISTAKES where they cannot be composed, or their data is not there.
+    """
+    register()
+    with initialize_config_module("configs", version_base="1.3"):
+        config = load(words)
+        found = [compose(config, job) for job in jobs(config)]
+    for runs in found:
+        runs[0].source.check(runs[0].task)
+    return found
+
+
 class Sweep(Callback):
     """Hydra's callback of a multirun. Under a launcher with processes of its own, `on_job_end` runs in them and knows no totals."""
 
     def __init__(self) -> None:
         self.runs: list[tuple[list[str], Run]] = []
-        self.done_before = self.ended = 0
+        self.done_before = self.ended = self.begun = 0
         self.start = time.monotonic()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -51,6 +75,26 @@ class Sweep(Callback):
             sys.exit(2)
         print(f"{len(self.runs)} runs: {self.done_before} done before, {len(self.runs) - self.done_before} to do", flush=True)
 
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Says on a terminal how the sweep stands and what runs next."""
+        runs = [run for run in to_runs(config) if not row_path(run).exists()] if self.runs else []
+        if not runs:
+            return
+        lost, self.begun = self.begun - self.ended, self.begun + len(runs)
+        if sys.stderr.isatty():
+            run, seeds = runs[0], ",".join(str(one.seed) for one in runs)
+            counts = {"done": self.ended, "without a row": lost, "skipped": self.done_before, "running": len(runs)}
+            counts |= {"left": len(self.runs) - self.done_before - self.begun}
+            state = ", ".join(f"{count} {what}" for what, count in counts.items() if count or what != "without a row")
+            print(f"{state}{self._time_left()}: {run.adapter.name} on {run.task.name}, seed {seeds}", file=sys.stderr, flush=True)
+
+    def _time_left(self) -> str:
+        """By the mean of the runs that ended, for all others that are to do; empty before the first and after the last."""
+        to_do = len(self.runs) - self.done_before - self.ended
+        if not self.ended or not to_do:
+            return ""
+        return f", about {timedelta(seconds=round((time.monotonic() - self.start) / self.ended * to_do))} left"
+
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Prints the result of one run of a sweep, and the time left by the mean of those before."""
         done = job_return._return_value
@@ -58,17 +102,22 @@ class Sweep(Callback):
         if not self.runs or not new:
             return
         self.ended += len(new)
-        to_do = len(self.runs) - self.done_before
-        left = (time.monotonic() - self.start) / self.ended * (to_do - self.ended)
-        eta = f", about {timedelta(seconds=round(left))} left" if self.ended < to_do else ""
+        eta = self._time_left()
         for number, one in enumerate(new, start=self.done_before + self.ended - len(new) + 1):
             print(f"[{number}/{len(self.runs)}] {one.line()}{eta if one is new[-1] else ''}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Names the runs that left no row; whoever started the sweep learns of them by the exit code too."""
+        """Sums up, and names the runs that left no row; whoever started the sweep learns of them by the exit code too."""
         missing = [(job, run.seed) for job, run in self.runs if not row_path(run).exists()]
+        self._sum_up(len(missing))
         if missing:
             print(f"pvera: {len(missing)} of {len(self.runs)} runs failed; the same command tries only these again:", file=sys.stderr)
             for job, seed in missing:
                 print(f"  {' '.join(part for part in job if not part.startswith('seed='))} seed={seed}", file=sys.stderr)
             sys.exit(1)
+
+    def _sum_up(self, missing: int) -> None:
+        new, took = len(self.runs) - self.done_before - missing, timedelta(seconds=round(time.monotonic() - self.start))
+        folders = sorted({run.results for _, run in self.runs})
+        lost = f", {missing} without a row" if missing else ""
+        print(f"{new} done in {took}, {self.done_before} skipped (done before){lost}; python -m pvera.runs {' '.join(folders)}", flush=True)

@@ -1,6 +1,7 @@
 """The training loop: AdamW, one validation an epoch, early stopping, the best weights kept."""
 
 import math
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -166,6 +167,19 @@ def train_epoch(learners: list[Learner], data: Data, progress: Callable[[int], o
     return figures
 
 
+def watched_epoch(learners: list[Learner], data: Data, progress: Callable[[int], object]) -> list[dict[str, float]]:
+    """`train_epoch` with what a watcher wants beside: the learning rate (the adapter's, or the head's where it is alone), the images a
+    second of all these learners together, and the highest memory so far in bytes.
+    """
+    start = time.perf_counter()
+    figures = train_epoch(learners, data, progress)
+    seconds, memory = time.perf_counter() - start, resources.peak_memory(data.labels.device)
+    rates = [learner.optimizer.param_groups[-1]["lr"] for learner in learners]
+    return [
+        told | {"lr": lr, "rate": len(learners) * len(data) / seconds, "memory": memory} for told, lr in zip(figures, rates, strict=True)
+    ]
+
+
 def fit(
     groups: list[list[Learner]], train: Data, val: Data, report: Callable[[int, int, dict[str, float]], object], title: str,
     pack: int | None = None,
@@ -210,7 +224,7 @@ def refit(learners: list[Learner], train: Data, epochs: list[int], title: str, p
 def _in_packs(learners: list[Learner], size: int, data: Data, progress: Callable[[int], object]) -> list[dict[str, float]]:
     """One epoch of each, at most `size` at a time."""
     packs = [learners[start : start + size] for start in range(0, len(learners), size)]
-    return [figures for members in packs for figures in train_epoch(members, data, progress)]
+    return [figures for members in packs for figures in watched_epoch(members, data, progress)]
 
 
 def _bar(images: int, title: str) -> Any:

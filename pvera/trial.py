@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from adapters.base import Adapter
 from data.source import provenance
-from pvera import checkpoint, resources, results, train
+from pvera import checkpoint, loggers, resources, results, train
 from pvera.calibration import metrics
 from pvera.class_token import class_token_only
 from pvera.config import Run, from_dict
@@ -45,11 +45,6 @@ class Trial:
     def points(self) -> list[dict[str, Any]]:
         return [point for point, _ in self.run.adapter.points()]
 
-    def log(self, point: int, figures: dict[str, float]) -> None:
-        """An epoch of one point; where there are several, each has its own figures."""
-        prefix = ",".join(f"{key}={value}" for key, value in self.points[point].items()) + "/" if len(self.points) > 1 else ""
-        self.run.logger.epoch({key if key == "epoch" else prefix + key: value for key, value in figures.items()})
-
 
 def train_and_test(left: list[tuple[Run, Path]]) -> Iterator[tuple[Run, Path, results.Row]]:
     """The rows of the runs, each as soon as it is tested; its probabilities and checkpoint are beside its path by then.
@@ -66,13 +61,14 @@ def train_and_test(left: list[tuple[Run, Path]]) -> Iterator[tuple[Run, Path, re
     splits = {name: run.source.load(run.task, name, run.image_size) for name in run.splits()}
     on = {name: device if name != "test" else torch.device("cpu") for name in splits}  # the test split is read once, in batches
     data = {name: train.Data(split.images, split.labels, on[name]) for name, split in splits.items()}
-    for one, _ in left:
-        settings, tags = one.settings(), [one.task.name, one.backbone.name]
-        one.logger.start(settings, run_id=results.digest(settings)[:16], group=one.name, job_type=one.adapter.name, tags=tags)
+    for one, path in left:
+        loggers.start(one, path)
 
     title = f"{run.adapter.name} {run.task.name} seed {','.join(str(one.seed) for one, _ in left)}"
     groups = [trial.learners for trial in trials]
-    train.fit(groups, data["train800"], data["val200"], lambda i, point, figures: trials[i].log(point, figures), title, run.pack)
+    train.fit(
+        groups, data["train800"], data["val200"], lambda i, point, figures: loggers.epoch(left[i][0], point, figures), title, run.pack
+    )
     failed = [learners[0].failure for learners in groups if all(learner.failure for learner in learners)]
     trials = [trial for trial in trials if any(not learner.failure for learner in trial.learners)]
     states = {id(trial): trial.learners[trial.chosen].best_state for trial in trials}

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydra import initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from pvera import results, sweep, table
@@ -45,7 +43,7 @@ def plan(overrides: list[str]) -> Plan:
         raise UserError(f"this is {EXPERIMENT}, found {other}: restrict it by adapter=, task= or seed=, or run python -m pvera {other}")
     register()
     with initialize_config_module("configs", version_base="1.3"):
-        config = GlobalHydra.instance().config_loader().load_configuration("config", [EXPERIMENT, *overrides], run_mode=RunMode.MULTIRUN)
+        config = sweep.load([EXPERIMENT, *overrides])
         jobs = sweep.jobs(config)
         # Data and weights do not depend on adapter and seed: one run for all that differ in nothing else.
         composed: dict[tuple[str, ...], list[Run]] = {}

@@ -40,7 +40,7 @@ def test_the_groups_hold_what_they_should():
     assert options("source") == ["folder", "offline", "tfds"]
     assert options("protocol") == ["corrected", "released"]
     assert options("trainer") == ["default", "smoke"]
-    assert options("logger") == ["none", "wandb"]
+    assert options("logger") == ["csv", "none", "tensorboard", "wandb"]
 
 
 @pytest.mark.parametrize("protocol", ["corrected", "released"])
@@ -90,7 +90,7 @@ def test_a_value_set_by_hand_wins_over_the_protocol():
 
 def test_the_digest_covers_what_changes_the_numbers_and_nothing_else():
     base = run("adapter=lora").settings()
-    same = ["device=cpu", "results=elsewhere", "name=other", "logger=wandb", "limited=why", "pack=1"]
+    same = ["device=cpu", "results=elsewhere", "name=other", "logger=wandb", "logger=[csv,wandb]", "limited=why", "pack=1"]
     assert all(run("adapter=lora", override).settings() == base for override in same)
     changes = ["seed=1", "adapter.rank=64", "adapter.alpha=8", "adapter=dora", "image_size=98", "precision=bf16", "trainer.epochs=3",
                "protocol=released", "source.resize=tf_bilinear", "source.normalisation=half", "source.test_limit=5", "backbone=test_vit",

@@ -1,6 +1,5 @@
 """Charts of what runs leave beside their rows: reliability from the test probabilities (.npz), training curves (.csv)."""
 
-import csv
 from collections import defaultdict
 from collections.abc import Iterable
 from itertools import groupby
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from pvera import results
+from pvera.loggers import csv as log
+from pvera.loggers.base import label
 from pvera.report.charts import Chart, Panel, Series
 from pvera.results import Row
 
@@ -72,13 +73,13 @@ def curves(files: Files, index: dict[str, int]) -> list[Panel]:
     by_task = sorted(files, key=lambda item: item[1].task)
     for task, some in groupby(by_task, key=lambda item: item[1].task):
         told = [(row, _epochs(path.with_suffix(".csv"), row)) for path, row in some]
-        charts = [chart for name, label in CURVES.items() if (chart := _curve(name, label, told, index))]
+        charts = [chart for name, title in CURVES.items() if (chart := _curve(name, title, told, index))]
         if charts:
             panels.append(Panel(f"curves-{task}", task, charts, folded=True))
     return panels
 
 
-def _curve(name: str, label: str, told: list[tuple[Row, list[dict[str, str]]]], index: dict[str, int]) -> Chart | None:
+def _curve(name: str, title: str, told: list[tuple[Row, list[dict[str, str]]]], index: dict[str, int]) -> Chart | None:
     series: list[Series] = []
     for row, epochs in sorted(told, key=lambda item: (index[item[0].adapter], item[0].seed)):
         pairs = [(float(line["epoch"]), value) for line in epochs if (value := _number(line.get(name))) is not None]
@@ -90,18 +91,16 @@ def _curve(name: str, label: str, told: list[tuple[Row, list[dict[str, str]]]], 
     if not series:
         return None
     named = ", ".join(dict.fromkeys(one.name for one in series))
-    return Chart(label, "epoch", label, series, f"Lines over epochs of {label}, for {named}.")
+    return Chart(title, "epoch", title, series, f"Lines over epochs of {title}, for {named}.")
 
 
 def _epochs(path: Path, row: Row) -> list[dict[str, str]]:
-    """The lines of the chosen point; none where there is no such file. A last line that a stopped run left broken is passed over."""
+    """The lines of the chosen point; none where there is no such file, or it is not text."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            lines = [line for line in csv.DictReader(file) if _number(line.get("epoch")) is not None]
-    except (OSError, UnicodeDecodeError, csv.Error):
+        lines = log.read(path)
+    except UnicodeDecodeError:
         return []
-    point = ",".join(f"{key}={value}" for key, value in row.chosen.items())
-    return [line for line in lines if line.get("point") in (point, "", None)]
+    return [line for line in lines if line.get("point") in (label(row.chosen), "") and _number(line["epoch"]) is not None]
 
 
 def _number(text: str | None) -> float | None:
