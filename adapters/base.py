@@ -6,7 +6,7 @@ the command line can list the adapters without it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from pvera.errors import UserError
@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 #: Linear layers of a timm block that a low-rank update can be added to.
 LINEAR_TARGETS = ("q", "k", "v", "proj", "fc1", "fc2")
+
+
+def later(default: Any) -> Any:
+    """A hyper-parameter that came after rows were committed: at its default it is none of a run's settings, and their digests stay."""
+    return field(default=default, metadata={"later": True})
 
 
 @dataclass(frozen=True)
@@ -54,14 +59,16 @@ class Adapter:
     """AdamW's learning rate of the new parameters (the head has its own)."""
     layers: list[int] | None = None
     """Indices of the blocks to adapt; None is all."""
-    checkpoint: str | None = None
+    checkpoint: str | None = later(None)
     """Folder of a PEFT checkpoint to start from; it decides rank, targets, layers and scale."""
-    checkpoint_sha256: str | None = None
+    checkpoint_sha256: str | None = later(None)
     """Of that checkpoint: filled in when it is read, and checked where it is there already."""
     grid: list[dict[str, Any]] = field(default_factory=list)
 
     #: Is every edit affine in x in evaluation mode, so that plain weights can hold it?
     mergeable = True
+    #: Is its latent random, so that `sampling` changes what the edits do?
+    stochastic = False
 
     def __post_init__(self) -> None:
         own = type(self).__dataclass_fields__["name"].default
@@ -92,6 +99,20 @@ class Adapter:
     def points(self) -> list[tuple[dict[str, Any], Adapter]]:
         """What is tried: (the searched values, the adapter with them set); one empty point if nothing is searched."""
         return [(point, replace(self, **point, grid=[])) for point in self.searched()] or [({}, self)]
+
+    def settings(self) -> dict[str, Any]:
+        """All hyper-parameters that change the numbers, as plain values: with the grid in force, without later ones at their default.
+
+        Of a checkpoint to start from, the contents count and not the place.
+        """
+        unchanged = {f.name for f in fields(self) if f.metadata.get("later") and getattr(self, f.name) == f.default}
+        values = asdict(self) | {"grid": self.searched()}
+        return {key: value for key, value in values.items() if key not in unchanged | {"checkpoint"}}
+
+    def one_of(self, name: str, choices: tuple[str, ...]) -> None:
+        """Raises UserError unless the named hyper-parameter is one of the choices."""
+        if (value := getattr(self, name)) not in choices:
+            raise UserError(f"adapter.{name} must be one of {', '.join(choices)}, found {value!r}")
 
     def searched(self) -> list[dict[str, Any]]:
         """The grid as it is in force: without the hyper-parameters that are set by hand, each point once."""
@@ -128,6 +149,10 @@ class Adapter:
     def monitor(self, model: nn.Module) -> dict[str, float]:
         """Figures of the last forward pass in training mode worth logging, by name."""
         return {}
+
+    def warning(self, figures: dict[str, float]) -> str | None:
+        """What in the figures of an epoch (`monitor`'s among them) somebody should know at once; None if nothing."""
+        return None
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,8 @@ from pvera.errors import UserError
 #: Where a target sits in a timm block.
 PATHS = {"q": "attn.qkv", "k": "attn.qkv", "v": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2",
          "act": "mlp.act", "attn": "attn", "mlp": "mlp", "norm2+mlp": "mlp"}  # fmt: skip
+#: What a random latent can be outside training: its mean, a draw, or (as the released code has it) the mean plus one sigma.
+MODES = ("mean", "sample", "mean+sigma")
 
 
 class Edit(nn.Module):
@@ -23,9 +25,12 @@ class Edit(nn.Module):
 
     noise: torch.Generator
 
-    def __init__(self, adapter: Adapter, parts: dict[str, Any], noise: torch.Generator, device: torch.device) -> None:
+    def __init__(self, adapter: Adapter, parts: dict[str, Any], noise: torch.Generator, device: torch.device, site: str = "") -> None:
         super().__init__()
-        self.adapter, self.noise, self.mode = adapter, noise, None
+        self.adapter, self.noise, self.site = adapter, noise, site
+        self.mode: str | None = None
+        self.averaged = 1
+        self.rows: Sequence[torch.Generator] | None = None
         for name, part in parts.items():
             if isinstance(part, nn.Parameter):
                 part = nn.Parameter(part.to(device))
@@ -39,8 +44,21 @@ class Edit(nn.Module):
 
     @property
     def sampling(self) -> bool:
-        """Whether noise is drawn: in training, or where `sampling(model, ...)` says so."""
-        return self.training if self.mode is None else self.mode
+        """Whether the latent leaves its mean: in training, or where `sampling(model, ...)` says so."""
+        return self.training if self.mode is None else self.mode != "mean"
+
+    def draw(self, how: Callable[..., Tensor], shape: tuple[int, ...], **kwargs: Any) -> Tensor:
+        """how(shape, generator=..., **kwargs), with `how` like torch.randn: the average of as many draws as `sampling` asked for."""
+
+        def once() -> Tensor:
+            if self.rows is None:
+                return how(shape, generator=self.noise, **kwargs)
+            return torch.stack([how(shape[1:], generator=one, **kwargs) for one in self.rows])
+
+        total = once()
+        for _ in range(1, self.averaged):
+            total += once()
+        return total / self.averaged if self.averaged > 1 else total
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return self.adapter.edit(self, x, y).to(y.dtype)
@@ -85,7 +103,7 @@ def inject(backbone: nn.Module, adapter: Adapter, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         sites = find_sites(model, adapter)
         shared = adapter.shared(sites, seed) if sites else None
-        new = [(site, Edit(adapter, adapter.parts(site, shared), noise, device)) for site in sites]
+        new = [(site, Edit(adapter, adapter.parts(site, shared), noise, device, f"{site.block}.{site.target}")) for site in sites]
     blocks: Any = model.blocks if sites else ()
     for index, block in enumerate(blocks):
         _place(block, {site.target: edit for site, edit in new if site.block == index})
@@ -151,16 +169,24 @@ def edits(model: nn.Module) -> Iterator[Edit]:
 
 
 @contextmanager
-def sampling(model: nn.Module, on: bool) -> Iterator[None]:
-    """Switches the drawing of noise on or off for all edits, whatever the training mode, and restores it."""
-    before = [(edit, edit.mode) for edit in edits(model)]
+def sampling(model: nn.Module, on: bool | str, average: int = 1, rows: Sequence[torch.Generator] | None = None) -> Iterator[None]:
+    """Switches the noise of all edits on or off, whatever the training mode, and restores it.
+
+    on       a mode of `MODES`, or True for "sample", False for "mean"
+    average  how many draws of the latent are averaged in it
+    rows     a generator for each row of the batch, in place of the model's own: a row's draws then depend on no other row
+    """
+    mode = on if isinstance(on, str) else "sample" if on else "mean"
+    if mode not in MODES or average < 1:
+        raise ValueError(f"the mode must be one of {', '.join(MODES)} with an average of at least 1, found {on!r} and {average}")
+    before = [(edit, (edit.mode, edit.averaged, edit.rows)) for edit in edits(model)]
     for edit, _ in before:
-        edit.mode = on  # type: ignore[assignment]
+        edit.mode, edit.averaged, edit.rows = mode, average, rows
     try:
         yield
     finally:
-        for edit, mode in before:
-            edit.mode = mode
+        for edit, state in before:
+            edit.mode, edit.averaged, edit.rows = state
 
 
 def edit_at(block: nn.Module, target: str) -> Edit:

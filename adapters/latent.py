@@ -9,35 +9,39 @@ import torch
 from torch import Tensor
 
 
-class GaussianLatent(torch.autograd.Function):
-    """(z, KL, sigma) of the projection p (..., 2r), the scale d (2r,) and noise eps (..., r), which is None for z = mu.
+class Latent(torch.autograd.Function):
+    """The latent z = mu + sigma eps of a projection, with the three sums that the KL term needs.
 
-    With [mu, s] = p * d: sigma = exp(s / 2) and z = mu + sigma eps, both (..., r), z in p's dtype, sigma in d's and without a gradient.
-    KL = -1/2 mean(1 + s - mu^2 - exp(s)), a scalar (arXiv 2512.07703; the mean over batch, tokens and r).
+    Takes the projection p (..., 2r), the scale d (2r,) and the noise eps (..., r), which is None for z = mu. With [mu, s] = p * d and
+    sigma = exp(s / 2), returns z (..., r) in p's dtype, the scalars mean(s), sum(mu^2), sum(sigma^2), and, in d's dtype and without a
+    gradient, sigma (..., r) and the L2 norms (...) of mu.
     """
 
     @staticmethod
-    def forward(ctx: Any, p: Tensor, d: Tensor, eps: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, p: Tensor, d: Tensor, eps: Tensor | None) -> tuple[Tensor, ...]:
         mu, s = (half * scale for half, scale in zip(p.chunk(2, -1), d.chunk(2), strict=True))
         mean_s = s.mean()
         sigma = s.div_(2).exp_()
-        kl = -0.5 * (1 + mean_s - (mu.norm().square() + sigma.norm().square()) / mu.numel())
+        norm = mu.norm(dim=-1)
+        squares_mu, squares_sigma = norm.square().sum(), sigma.norm().square()
         z = mu if eps is None else mu.addcmul_(sigma, eps)
         ctx.save_for_backward(p, d, sigma, eps)
-        ctx.mark_non_differentiable(sigma)
-        return z.to(p.dtype), kl, sigma
+        ctx.mark_non_differentiable(sigma, norm)
+        return z.to(p.dtype), mean_s, squares_mu, squares_sigma, sigma, norm
 
     @staticmethod
-    def backward(ctx: Any, grad_z: Tensor, grad_kl: Tensor, _: Any) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: Any, grad_z: Tensor, grad_mean_s: Tensor, grad_mu2: Tensor, grad_sigma2: Tensor, *_: Any
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         p, d, sigma, eps = ctx.saved_tensors
         (p_mu, p_s), (d_mu, d_s) = p.chunk(2, -1), d.chunk(2)
-        share = grad_kl / sigma.numel()
-        grad_mu = torch.addcmul(grad_z, p_mu, d_mu * share)  # dKL/dmu = mu / n
-        grad_s = sigma * share  # dKL/ds = (exp(s) - 1) / 2n
+        grad_mu = torch.addcmul(grad_z, p_mu, d_mu * (2 * grad_mu2))
+        grad_s = sigma * (2 * grad_sigma2)  # d sigma^2 / ds = sigma^2
         if eps is not None:
             grad_s.addcmul_(grad_z, eps)  # dz/ds = sigma eps / 2
-        grad_s.mul_(sigma).sub_(share).div_(2)
+        grad_s.mul_(sigma).add_(2 * grad_mean_s / sigma.numel()).div_(2)
         tokens = tuple(range(p.ndim - 1))
         grad_d = torch.cat([(grad_mu * p_mu).sum(tokens), (grad_s * p_s).sum(tokens)])
         grad_p = torch.cat([grad_mu * d_mu, grad_s * d_s], dim=-1)
-        return grad_p.to(p.dtype), grad_d, None
+        grad_eps = grad_z * sigma if ctx.needs_input_grad[2] else None
+        return grad_p.to(p.dtype), grad_d, grad_eps

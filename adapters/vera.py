@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapters.base import LowRank, Site
+from adapters.base import LowRank, Site, later
 from pvera.errors import UserError
 
 PROJECTIONS = ("per_branch", "shared")
 FAN_INS = ("input", "second")
+INITS = ("kaiming_uniform", "normal", "orthogonal")
 
 
 @dataclass
@@ -24,7 +25,11 @@ class VeRA(LowRank):
     projections: str = "per_branch"
     """per_branch: one pair A, B per target, shared by all blocks. shared: one largest pair, cut to every target, as in PEFT."""
     fan_in: str = "input"
-    """Kaiming uniform's fan-in: the input dimension, or the matrix's second dimension (the released code)."""
+    """Kaiming's fan-in: the input dimension, or the matrix's second dimension (the released code)."""
+    init: str = later("kaiming_uniform")
+    """What A and B are drawn from: kaiming_uniform, normal, or orthogonal rows or columns; the elements' variance is 2 / fan-in in each."""
+    projection_seed: int | None = later(None)
+    """Of A and B alone; None is the run's seed."""
     dropout: float = 0.0
     """Of x on its way into A."""
     grid: list[dict[str, Any]] = field(default_factory=lambda: [{"lr": lr} for lr in (1e-3, 1e-4, 1e-5)])
@@ -34,9 +39,10 @@ class VeRA(LowRank):
         self.positive("scale")
         if self.d_initial is not None:
             self.positive("d_initial")
-        for name, choices in (("projections", PROJECTIONS), ("fan_in", FAN_INS)):
-            if getattr(self, name) not in choices:
-                raise UserError(f"adapter.{name} must be one of {', '.join(choices)}, found {getattr(self, name)!r}")
+        for name, choices in (("projections", PROJECTIONS), ("fan_in", FAN_INS), ("init", INITS)):
+            self.one_of(name, choices)
+        if self.projection_seed is not None and not (type(self.projection_seed) is int and self.projection_seed >= 0):
+            raise UserError(f"adapter.projection_seed must be a whole number of at least 0, found {self.projection_seed!r}")
         if not 0 <= self.dropout < 1:
             raise UserError(f"adapter.dropout must be in [0, 1), found {self.dropout}")
 
@@ -48,22 +54,32 @@ class VeRA(LowRank):
     def shared(self, sites: list[Site], seed: int) -> Any:
         """The projections by target, and numpy's generator for the scalars of d."""
         import numpy as np
+        import torch
 
-        if self.projections == "shared":
-            pair = self._pair(max(s.d_in for s in sites), max(s.d_out for s in sites))
-            pairs = {site.target: pair for site in sites}
-        else:
-            pairs = {site.target: self._pair(site.d_in, site.d_out) for site in sites if site.block == sites[0].block}
+        with torch.random.fork_rng(devices=[], enabled=self.projection_seed is not None):
+            if self.projection_seed is not None:
+                torch.manual_seed(self.projection_seed)
+            if self.projections == "shared":
+                pair = self._pair(max(s.d_in for s in sites), max(s.d_out for s in sites))
+                pairs = {site.target: pair for site in sites}
+            else:
+                pairs = {site.target: self._pair(site.d_in, site.d_out) for site in sites if site.block == sites[0].block}
         device = sites[0].weight.device if sites[0].weight is not None else None
         return {target: (a.to(device), b.to(device)) for target, (a, b) in pairs.items()}, np.random.RandomState(seed)
 
     def _pair(self, d_in: int, d_out: int) -> tuple[Any, Any]:
-        """A (d_in, latent) and B (rank, d_out), Kaiming uniform with bound sqrt(6 / fan_in)."""
+        """A (d_in, latent) and B (rank, d_out), each with elements of variance 2 / fan_in (Kaiming's for a ReLU)."""
         import torch
 
         def draw(rows: int, columns: int) -> Any:
-            bound = (6 / (rows if self.fan_in == "input" else columns)) ** 0.5
-            return torch.empty(rows, columns).uniform_(-bound, bound)
+            fan_in = rows if self.fan_in == "input" else columns
+            matrix = torch.empty(rows, columns)
+            if self.init == "normal":
+                return matrix.normal_(0, (2 / fan_in) ** 0.5)
+            if self.init == "orthogonal":  # orthonormal along the shorter side has elements of variance 1 / the longer
+                return torch.nn.init.orthogonal_(matrix, (2 * max(rows, columns) / fan_in) ** 0.5)
+            bound = (6 / fan_in) ** 0.5
+            return matrix.uniform_(-bound, bound)
 
         return draw(d_in, self.latent), draw(self.r, d_out)
 
@@ -93,5 +109,9 @@ class VeRA(LowRank):
         """scale (z B) * b for a latent z (..., rank); the scales go into B, which is smaller than any (tokens, d_out)."""
         return z @ (new.B * (self.scale * new.b))
 
+    def mu(self, new: Any, x: Any) -> Any:
+        """The latent (..., rank) of an input x: for PVeRA its mean, which needs half of A only."""
+        return (x @ new.A[:, : self.r]) * new.d[: self.r]
+
     def delta(self, new: Any, x: Any) -> Any:
-        return self.expand(new, (self.dropped(new, x) @ new.A) * new.d)
+        return self.expand(new, self.mu(new, self.dropped(new, x)))

@@ -54,4 +54,4 @@ class Subject:
 
     def epoch(self, data: train.Data, pack: int | None = None) -> None:
         """Trains every learner on the data once, at most `pack` in one pass."""
-        train._in_packs(self.learners, pack or len(self.learners), data, lambda _: None)
+        train.Packing(pack or len(self.learners)).epoch(self.learners, data, lambda _: None)

@@ -1,6 +1,7 @@
 """`python -m pvera`: composes a run (or, with -m, a sweep of them), does it, and writes one row each."""
 
 import os
+import signal
 import sys
 import traceback
 
@@ -12,13 +13,18 @@ from omegaconf import DictConfig
 from pvera.config import MISTAKES, explain, register, to_runs
 from pvera.run import Done, execute
 
+#: Exit code after SIGTERM or SIGUSR1: EX_TEMPFAIL, try again.
+STOPPED = 75
+
 
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="config")
 def job(cfg: DictConfig) -> list[Done] | None:
     """The runs of one configuration (one for each seed). In a sweep a failure is told at once, and the other jobs go on."""
     alone = HydraConfig.get().mode == RunMode.RUN
+    # One run after another in this process: what another worker has claimed can wait until the others are done.
+    serial = not alone and HydraConfig.get().launcher._target_.endswith("BasicLauncher")
     try:
-        done = execute(to_runs(cfg))
+        done = execute(to_runs(cfg), wait=not serial)
     except MISTAKES as error:
         refuse(error)
         return sys.exit(2) if alone else None
@@ -37,8 +43,22 @@ def refuse(error: BaseException) -> None:
     print(f"pvera: {explain(error)}", file=sys.stderr)
 
 
+def stop(number: int, _: object) -> None:
+    """For the signals of who preempts: leaves at once as Ctrl-C does, and what must be written on the way out is (pvera.resume).
+
+    Set in the command's own process only: workers of submitit have its handlers, which leave in the same way and requeue the job.
+    """
+    print(f"pvera: {signal.Signals(number).name}: stopped; the same command goes on from the last epoch", file=sys.stderr)
+    sys.exit(STOPPED)
+
+
 def main() -> None:
-    """Entry point. Exit codes: 0 done, 1 some runs of a sweep failed, 2 a mistake in the request, 130 stopped."""
+    """Entry point. Exit codes: 0 done, 1 some runs of a sweep failed, 2 a mistake in the request, 75 asked to stop, 130 stopped by Ctrl-C.
+
+    After a stop the last epoch is on disk, and the same command goes on from there.
+    """
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGUSR1, stop)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on as they are: mistakes become one line, bugs keep their traceback
     register()
     try:
@@ -47,7 +67,7 @@ def main() -> None:
         refuse(error)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("pvera: stopped; the same command goes on with what is missing", file=sys.stderr)
+        print("pvera: stopped; the same command goes on from the last epoch", file=sys.stderr)
         sys.exit(130)
 
 

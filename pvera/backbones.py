@@ -94,10 +94,10 @@ class Backbone:
         Raises UserError if that needs a file that cannot be had.
         """
         if self.checkpoint:
-            return wheels.sha256(self._file())
+            return wheels.sha256(self.file())
         if self.weights == "random":
             return f"random:{self.timm}:seed={_RANDOM_SEED}"
-        return self.sha256 or wheels.sha256(self._file())
+        return self.sha256 or wheels.sha256(self.file())
 
     def _build(self, image_size: int | None) -> VisionTransformer:
         """timm's model, initialised on the current device; at its own image size if none is given."""
@@ -122,7 +122,7 @@ class Backbone:
             raise UserError(f"image_size must be a multiple of {self.name}'s patch size {patch}, not {image_size}: nearest {nearest}")
         return model
 
-    def _file(self) -> Path:
+    def file(self) -> Path:
         """The weights file (safetensors), fetched or converted first if need be."""
         if self.checkpoint:
             path = Path(self.checkpoint).expanduser()
@@ -144,7 +144,7 @@ class Backbone:
         from safetensors.torch import load_file
         from timm.models.vision_transformer import checkpoint_filter_fn
 
-        path = self._file()
+        path = self.file()
         try:
             found = load_file(path)
         except SafetensorError as error:

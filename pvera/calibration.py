@@ -90,6 +90,29 @@ def metrics(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
+def reliability(probabilities: Tensor, labels: Tensor) -> list[dict[str, float]]:
+    """The bins of ECE that hold images: `confidence` (mean of the largest probability), `accuracy` and the `share` of all images.
+
+    The sum of share |accuracy - confidence| is `metrics(...)["ece"]`. As torchmetrics', a bin includes its lower edge, so that a
+    confidence of exactly 1 is a bin of its own.
+    """
+    _check(probabilities, labels)
+    confidence, predicted = probabilities.float().clamp(max=1).max(dim=1)
+    edges = torch.linspace(0, 1, BINS + 1, device=confidence.device)
+    bin_of = torch.bucketize(confidence, edges, right=True) - 1
+    correct = (predicted == labels).double()
+    inside = [bin_of == index for index in range(BINS + 1)]
+    return [
+        {
+            "confidence": confidence[chosen].double().mean().item(),
+            "accuracy": correct[chosen].mean().item(),
+            "share": chosen.double().mean().item(),
+        }
+        for chosen in inside
+        if chosen.any()
+    ]
+
+
 def _check(probabilities: Tensor, labels: Tensor) -> None:
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or 0 in probabilities.shape:
         shapes = f"{tuple(probabilities.shape)} and {tuple(labels.shape)}"

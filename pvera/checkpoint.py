@@ -1,51 +1,76 @@
 """Checkpoints: the trained parameters alone, in safetensors, with the run they belong to in the metadata."""
 
+import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pvera.errors import UserError
 from pvera.model import trainable
+from pvera.results import write_atomically
 
 FORMAT = "pvera-1"
 
 
 def save(path: Path, tensors: dict[str, Tensor], run: dict[str, Any]) -> None:
-    """Writes tensors by parameter name, and the run as JSON in the metadata, in one piece: a temporary file, then a rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    os.close(handle)
-    try:
-        contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        save_file(contiguous, name, metadata={"format": FORMAT, "run": json.dumps(run, sort_keys=True)})
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    """Writes tensors by parameter name, and the run as JSON in the metadata, in one piece. Raises UserError where that cannot be done."""
+    write_whole(path, tensors, {"run": json.dumps(run, sort_keys=True)}, FORMAT)
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the run of a checkpoint.
+    """The tensors and the run of a checkpoint. Raises UserError as `read_whole` does."""
+    tensors, metadata = read_whole(path, FORMAT)
+    if "run" not in metadata:
+        raise UserError(f"{path} is not an adapter checkpoint of this harness: it does not say of which run")
+    return tensors, json.loads(metadata["run"])
 
-    Raises UserError if the file is not there, is not safetensors (a pickle is never opened) or is not a checkpoint of this harness.
+
+def write_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], kind: str) -> None:
+    """Writes tensors and metadata atomically, with a checksum of both. Raises UserError where that cannot be done."""
+    there = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    about = {"format": kind} | metadata
+    write_atomically(path, safetensors.torch.save(there, about | {"sha256": _checksum(there, about)}))
+
+
+def read_whole(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a file.
+
+    Raises UserError if the file is not there, is not safetensors (a pickle is never opened), is damaged, or not of this kind.
     """
+    metadata = header(path)
+    if metadata.get("format") != kind:
+        raise UserError(f"{path} is not an adapter checkpoint of this harness: its format is {metadata.get('format')!r}, not {kind!r}")
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+    checksum = metadata.pop("sha256", None)
+    if checksum not in (None, _checksum(tensors, metadata)):  # None: of an earlier version
+        raise UserError(f"{path} is damaged: its checksum is not that of its content")
+    return tensors, metadata
+
+
+def header(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file. Raises UserError if there is no such file, or if it is none."""
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+            return file.metadata() or {}
+    except (OSError, SafetensorError) as error:
         raise UserError(f"{path} is not a safetensors file ({error}); pickled checkpoints are refused") from None
-    if metadata.get("format") != FORMAT or "run" not in metadata:
-        raise UserError(f"{path} is not an adapter checkpoint of this harness: its format is {metadata.get('format')!r}, not {FORMAT!r}")
-    return tensors, json.loads(metadata["run"])
+
+
+def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """sha256 (hex) of names, shapes, types and bytes of the tensors, and of the metadata."""
+    whole = hashlib.sha256(safetensors.torch.save(tensors))
+    whole.update(json.dumps(metadata, sort_keys=True).encode())
+    return whole.hexdigest()
 
 
 def load(model: nn.Module, tensors: dict[str, Tensor], origin: str) -> None:

@@ -137,18 +137,12 @@ class Run:
             "task": self.task.name,
             "source": source | {"fingerprint": self.source.fingerprint(self.task)},
             "protocol": asdict(self.protocol),
-            "adapter": self._adapter_settings(),
+            "adapter": self.adapter.settings(),
             "trainer": asdict(self.trainer),
             "precision": self.precision,
             "image_size": self.image_size,
             "seed": self.seed,
         }
-
-    def _adapter_settings(self) -> dict[str, Any]:
-        """The adapter's hyper-parameters; of a checkpoint it starts from, the contents and not the place."""
-        adapter = asdict(self.adapter) | {"grid": self.adapter.searched()}
-        place, contents = adapter.pop("checkpoint"), adapter.pop("checkpoint_sha256")
-        return adapter | {"checkpoint_sha256": contents} if place else adapter
 
     def to_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the run, as plain values; `from_dict` reads it."""

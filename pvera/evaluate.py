@@ -64,11 +64,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", help="for a PEFT checkpoint: what to test it on (task=... backbone=...)")
     parser.add_argument("--root", help="where the data is, if not where it was")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--samples", type=int, metavar="N", help="average the softmax over N sampled passes, in place of the mean mode")
     options = parser.parse_intermixed_args(arguments)
     from pvera import results
     from pvera.calibration import metrics
     from pvera.config import MISTAKES, explain
     from pvera.exchange.trial import rebuild_peft
+    from pvera.montecarlo import predict
     from pvera.trial import rebuild
 
     try:
@@ -79,7 +81,11 @@ def main(arguments: list[str] | None = None) -> int:
             model, test = rebuild_peft(options.checkpoint, [*options.overrides, *root, f"device={options.device}"])
         else:
             model, test = rebuild(options.checkpoint, options.root, options.device)
-        found = metrics(probabilities(logits_of(model, test.images)), test.labels.cpu())
+        if options.samples is None:
+            predicted = probabilities(logits_of(model, test.images))
+        else:
+            predicted = predict(model, test.images, options.samples).mean
+        found = metrics(predicted, test.labels.cpu())
         row_path = options.checkpoint.with_suffix(".json")
         row = results.read(row_path) if row_path.exists() else None
     except MISTAKES as error:

@@ -84,3 +84,15 @@ def _status(field: str) -> int:
         return 1024 * int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0])
     except (OSError, IndexError):
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on the GPU or in the machine."""
+    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or on_cpu
+
+
+def release_memory() -> None:
+    """Gives what torch keeps for later back to the GPU."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

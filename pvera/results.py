@@ -3,6 +3,7 @@
 Imports neither torch nor numpy at module level, so that a table of thousands of rows is rendered at once.
 """
 
+import errno
 import hashlib
 import io
 import json
@@ -11,21 +12,23 @@ import os
 import platform
 import subprocess
 import tempfile
+import uuid
 import zipfile
 import zlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, get_origin
 
+from pvera import migrations
 from pvera.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = migrations.CURRENT
 ROOT = Path(__file__).resolve().parent.parent
 # What the figures depend on; a package that is not installed is left out.
 PACKAGES = ("pvera", "torch", "torchvision", "timm", "torchmetrics", "hydra-core", "numpy", "pillow", "scikit-learn", "tensorflow-datasets")
@@ -79,6 +82,7 @@ class Row:
     device: str
     data: dict[str, Any]  # source, versions (of the data and of what decoded it), and the checksums of each split's membership and images
     finished: str
+    events: list[str] = field(default_factory=list)  # what happened on the way that may have touched the numbers, in words
 
 
 def digest(settings: dict[str, Any]) -> str:
@@ -94,7 +98,7 @@ def path(root: Path, backbone: str, adapter: str, task: str, seed: int, digest: 
 
 
 def write(path: Path, row: Row) -> None:
-    """Write a row atomically: the file holds the whole row or does not exist.
+    """Write a row atomically, with a checksum: the file holds the whole row or does not exist. A row that is there already stays.
 
     Raises UserError where a figure is not finite (only a grid point that was not chosen may have diverged) or the file cannot be written.
     """
@@ -106,8 +110,12 @@ def write(path: Path, row: Row) -> None:
         {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in entry.items()}
         for entry in row.grid
     ]
-    text = json.dumps(vars(row) | {"grid": grid}, indent=1, allow_nan=False, ensure_ascii=False)
-    write_atomically(path, f"{text}\n".encode())
+    write_atomically(path, to_text(vars(row) | {"grid": grid}).encode(), keep=True)
+
+
+def to_text(values: dict[str, Any]) -> str:
+    """What the file of a row with these values holds: them, and their checksum as one more, which shows a change of any of them."""
+    return json.dumps(values | {"checksum": digest(values)}, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def read(path: Path) -> Row:
@@ -118,10 +126,14 @@ def read(path: Path) -> Row:
         raise UserError(f"{path} is not a readable JSON row: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} is not a row: expected a JSON object, found {type(values).__name__}")
-    if (version := values.get("schema_version")) != SCHEMA_VERSION:
+    version = values.get("schema_version")
+    if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
         raise UserError(
-            f"{path} has schema_version {version!r}, this version of pvera reads {SCHEMA_VERSION}: move the file away or run again"
+            f"{path} has schema_version {version!r}, this version of pvera reads 1 to {SCHEMA_VERSION}: move the file away or run again"
         )
+    checksum = values.pop("checksum", None)
+    intact = version == 1 or checksum == digest(values)
+    values = migrations.migrate(values)
     types = _field_types()
     if values.keys() != types.keys():
         named = [
@@ -136,6 +148,8 @@ def read(path: Path) -> Row:
     row = Row(**values)
     if row.digest != digest(row.config):
         raise UserError(f"{path}: its digest is not that of its config, so one of them was edited: delete the file and run again")
+    if not intact:
+        raise UserError(f"{path}: its checksum is not that of its values, so it was edited or damaged: delete the file and run again")
     return row
 
 
@@ -165,9 +179,13 @@ def ensure_writable(folder: Path) -> None:
         ) from error
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Put data into a file, making its folders: a reader, or a crash at any moment, finds the old file or the whole new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def write_atomically(path: Path, data: bytes, keep: bool = False) -> None:
+    """Put data into a file, making its folders: a reader, or a crash at any moment, finds the old file or the whole new one.
+
+    With `keep` a file that is there stays as it is: who writes first wins. Raises UserError where nothing can be written.
+    """
+    # Not the process's number alone: workers on several machines share a folder.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -175,11 +193,32 @@ def write_atomically(path: Path, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+            if keep:
+                _link(temporary, path)
+            else:
+                temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Gives the file its name, atomically on network file systems too, unless another has it."""
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
+            raise
+        temporary.replace(path)  # a file system without links
+
+
+def remove_partial(path: Path) -> None:
+    """Removes what a killed process was writing for this row. The caller owns the run, so that nobody is writing now."""
+    for left in path.parent.glob(f".{path.stem}.*.tmp"):
+        left.unlink(missing_ok=True)
 
 
 def save_probabilities(path: Path, probabilities: "np.ndarray", labels: "np.ndarray") -> None:
@@ -241,9 +280,9 @@ def _git(root: Path, *arguments: str) -> str | None:
 def _field_types() -> dict[str, Any]:
     """What isinstance accepts for each field: float | int for a float, list for a list[str]."""
     types: dict[str, Any] = {}
-    for field in fields(Row):
-        origin = get_origin(field.type)
-        types[field.name] = float | int if field.type is float else field.type if origin in (None, UnionType) else origin
+    for one in fields(Row):
+        origin = get_origin(one.type)
+        types[one.name] = float | int if one.type is float else one.type if origin in (None, UnionType) else origin
     return types
 
 

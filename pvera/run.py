@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pvera import loggers, precision, results
+from pvera import claims, failures, loggers, precision, results
 from pvera.config import Run
 
 
@@ -16,9 +16,13 @@ class Done:
 
     path: Path
     new: bool
+    claim: claims.Claim | None = None
+    """Who works on it, where it is not done yet."""
 
     def line(self) -> str:
         """The run and its result in one line."""
+        if not self.path.exists():
+            return f"{self.path} is not done yet: {self.claim.holder() if self.claim else 'its worker has just stopped'}"
         row = results.read(self.path)
         state = f"{row.seconds:.0f} s" if self.new else "done before"
         what = f"{row.adapter} on {row.task}, seed {row.seed}"
@@ -31,11 +35,11 @@ def row_path(run: Run) -> Path:
     return results.path(Path(run.results), run.backbone.name, run.adapter.name, run.task.name, run.seed, digest)
 
 
-def execute(runs: list[Run]) -> list[Done]:
+def execute(runs: list[Run], wait: bool = True) -> list[Done]:
     """Does those of the runs that have no row yet, in one pack; they differ in the seed alone.
 
-    All that can be wrong with the request is found before anything is trained. Raises UserError if one of the runs fails, after the
-    rows of the others are written.
+    Those that another worker has claimed are waited for, or left to it. All that can be wrong with the request is found before anything
+    is trained. Raises UserError if one of the runs fails, after the rows of the others are written.
     """
     run = runs[0]
     run.source.check(run.task)
@@ -49,19 +53,45 @@ def execute(runs: list[Run]) -> list[Done]:
         if run.precision == "bf16" and not precision.has_bf16(run.device):
             print("pvera: this machine has no bf16 instructions, and emulates them: precision=fp32 is many times faster", file=sys.stderr)
         run.backbone.check(run.image_size)
-        _train(left)
-    return [Done(path, new=any(path == new for _, new in left)) for path in paths]
+    new: set[Path] = set()
+    while left:
+        with claims.hold([path for _, path in left]) as held:
+            mine = [(one, path) for one, path in left if path in held]
+            if mine:
+                _train(mine)
+                new |= {path for _, path in mine}
+        left = [(one, path) for one, path in left if not path.exists()]
+        if not wait:
+            break
+        if left:
+            claims.wait([path for _, path in left])
+    _clean(paths)
+    return [Done(path, path in new, None if path.exists() else claims.of(path)) for path in paths]
 
 
 def _train(left: list[tuple[Run, Path]]) -> None:
     from pvera.trial import train_and_test
 
     unfinished = [run for run, _ in left]
+    for _, path in left:
+        results.remove_partial(path)
     try:
-        for run, path, row in train_and_test(left):
-            results.write(path, row)  # before any logger hears of it: what one does cannot lose the row
+        for run, path, outcome in train_and_test(left):
+            if isinstance(outcome, failures.Failure):
+                failures.write(path, outcome)
+                continue
+            results.write(path, outcome)  # before any logger hears of it: what one does cannot lose the row
+            failures.place(path).unlink(missing_ok=True)
             unfinished.remove(run)
-            loggers.finish(run, asdict(row))
+            loggers.finish(run, asdict(outcome))
     finally:
         for run in unfinished:
             loggers.finish(run, None)
+
+
+def _clean(paths: list[Path]) -> None:
+    """Removes what is left of the training of runs that are done."""
+    if files := list(paths[0].parent.glob("*.resume-?")):
+        from pvera import resume
+
+        resume.clean(files)

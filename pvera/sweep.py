@@ -5,6 +5,7 @@ How it stands when a run starts is told on a terminal alone, as the progress of 
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from datetime import timedelta
@@ -19,8 +20,10 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from pvera import claims, failures, results
 from pvera.config import MISTAKES, Run, explain, register, to_runs
-from pvera.run import row_path
+from pvera.errors import UserError
+from pvera.run import Done, execute, row_path
 
 
 def jobs(config: DictConfig) -> list[list[str]]:
@@ -59,6 +62,8 @@ class Sweep(Callback):
 
     def __init__(self) -> None:
         self.runs: list[tuple[list[str], Run]] = []
+        self.claimed: list[list[str]] = []
+        """Jobs of which another worker had a run when their turn came."""
         self.done_before = self.ended = self.begun = 0
         self.start = time.monotonic()
 
@@ -97,8 +102,12 @@ class Sweep(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Prints the result of one run of a sweep, and the time left by the mean of those before."""
-        done = job_return._return_value
-        new = [one for one in done if one.new] if isinstance(done, list) else []
+        done = job_return._return_value if isinstance(job_return._return_value, list) else []
+        if any(not one.path.exists() for one in done):
+            self.claimed.append(list(job_return.overrides or []))
+        self._tell([one for one in done if one.new])
+
+    def _tell(self, new: list[Done]) -> None:
         if not self.runs or not new:
             return
         self.ended += len(new)
@@ -107,17 +116,38 @@ class Sweep(Callback):
             print(f"[{number}/{len(self.runs)}] {one.line()}{eta if one is new[-1] else ''}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Sums up, and names the runs that left no row; whoever started the sweep learns of them by the exit code too."""
-        missing = [(job, run.seed) for job, run in self.runs if not row_path(run).exists()]
+        """Waits for what others work on, or does it should they fail. Sums up, and names what left no row, here and by the exit code."""
+        for job in self.claimed:
+            try:
+                self._tell([one for one in execute(compose(config, job)) if one.new])
+            except MISTAKES as error:
+                print(f"pvera: {explain(error)}", file=sys.stderr)
+        missing = [(job, run, why) for job, run in self.runs if (why := _why_not(run))]
         self._sum_up(len(missing))
         if missing:
-            print(f"pvera: {len(missing)} of {len(self.runs)} runs failed; the same command tries only these again:", file=sys.stderr)
-            for job, seed in missing:
-                print(f"  {' '.join(part for part in job if not part.startswith('seed='))} seed={seed}", file=sys.stderr)
+            again = shlex.join(["python", "-m", "pvera", *sys.argv[1:]])
+            print(f"pvera: {len(missing)} of {len(self.runs)} runs failed; this command does only these again: {again}", file=sys.stderr)
+            for job, run, why in missing:
+                print(f"  {' '.join(part for part in job if not part.startswith('seed='))} seed={run.seed}: {why}", file=sys.stderr)
             sys.exit(1)
 
     def _sum_up(self, missing: int) -> None:
-        new, took = len(self.runs) - self.done_before - missing, timedelta(seconds=round(time.monotonic() - self.start))
+        new, took = max(0, len(self.runs) - self.done_before - missing), timedelta(seconds=round(time.monotonic() - self.start))
         folders = sorted({run.results for _, run in self.runs})
         lost = f", {missing} without a row" if missing else ""
         print(f"{new} done in {took}, {self.done_before} skipped (done before){lost}; python -m pvera.runs {' '.join(folders)}", flush=True)
+
+
+def _why_not(run: Run) -> str:
+    """What is known of a run without a row, or with one that is refused; nothing if it is done."""
+    path = row_path(run)
+    try:
+        if path.exists():
+            results.read(path)
+            return ""
+        if claim := claims.of(path):
+            return f"claimed by {claim.holder()}"
+        failed = failures.read(path)
+    except UserError as error:
+        return str(error)
+    return f"{failed.reason} ({failures.place(path)})" if failed else "left nothing behind, see above"

@@ -46,9 +46,9 @@ def _cell(column: Column, runs: Runs) -> Cell | None:
     return Cell(fmean(values), stdev(values) if len(values) > 1 else None, len(values)) if values else None
 
 
-def _caption(rows: list[Row], label: str, counts: set[int], several: int) -> list[str]:
-    """What the table shows and what it does not, in plain sentences. `rows` are those shown."""
-    one, tasks = rows[0], {row.task for row in rows}
+def kind(rows: list[Row]) -> list[str]:
+    """What comparable rows have in common, in plain sentences."""
+    one = rows[0]
     said = [
         f"{one.backbone_description} ({one.backbone}), {one.image_size} px, {one.precision}, source {one.source}, protocol {one.protocol}."
     ]
@@ -56,6 +56,13 @@ def _caption(rows: list[Row], label: str, counts: set[int], several: int) -> lis
         said.append(
             f"Limited runs, not to be compared with full ones: {'; '.join(sorted({why for row in rows for why in row.limited_reasons}))}."
         )
+    return said
+
+
+def _caption(rows: list[Row], label: str, counts: set[int], several: int) -> list[str]:
+    """What the table shows and what it does not, in plain sentences. `rows` are those shown."""
+    one, tasks = rows[0], {row.task for row in rows}
+    said = kind(rows)
     spread = "One seed" if counts == {1} else f"Mean ± sample standard deviation over {max(counts)} seeds"
     if len(counts) > 1:
         spread += ", in brackets: over how many where fewer"

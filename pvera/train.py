@@ -16,9 +16,11 @@ from adapters.base import Adapter
 from adapters.inject import edits
 from pvera import resources
 from pvera.config import Protocol, Trainer
+from pvera.errors import UserError
 from pvera.evaluate import EVAL_BATCH, logits_of
 from pvera.model import Classifier, trainable
 from pvera.pack import pack
+from pvera.resume import capture, restore
 
 
 class Data:
@@ -74,6 +76,10 @@ class Learner:
     """The validation loss that an epoch has to improve on by that margin."""
     failure: str | None = None
     """Why this learner cannot go on."""
+    failed_step: int | None = None
+    """The first step of its last epoch, from 1, that gave no finite loss."""
+    events: list[str] = field(default_factory=list)
+    """What happened on the way that may have touched the numbers."""
 
     def __post_init__(self) -> None:
         head = list(self.model.head.parameters())
@@ -81,15 +87,19 @@ class Learner:
         groups: list[dict[str, Any]] = [{"params": head, "lr": self.trainer.head_lr}, {"params": new, "lr": self.adapter.lr}]
         self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=self.trainer.weight_decay, fused=True)
         self.order = torch.Generator().manual_seed(self.seed)
+        self.steps = 0
+        """Of the last epoch."""
 
     @property
     def finished(self) -> bool:
         return self.failure is not None or self.stale >= self.trainer.patience
 
-    def fail(self, what: str, value: object) -> None:
-        """Ends this learner: a figure is not finite."""
+    def fail(self, what: str, value: object, step: int) -> None:
+        """Ends this learner: a figure is not finite since this step of the epoch."""
+        self.failed_step = step
         self.failure = (
-            f"the {what} of {self.adapter.name} (seed {self.seed}) is not finite in epoch {self.epochs}: {value}; lower adapter.lr"
+            f"the {what} of {self.adapter.name} (seed {self.seed}) is not finite in epoch {self.epochs}, step {step}: {value}; "
+            "lower adapter.lr"
         )
 
     def next_order(self, images: int) -> Tensor:
@@ -111,7 +121,7 @@ class Learner:
     def judge(self, loss: float, accuracy: float) -> None:
         """Keeps the weights of the lowest loss, and counts the epochs that did not improve on it by the margin."""
         if not math.isfinite(loss):
-            self.fail("validation loss", loss)
+            self.fail("validation loss", loss, self.steps)
             return
         better = self.epochs == 1 or 100 * (self.reference - loss) > self.trainer.min_improvement * self.reference
         self.stale = 0 if better else self.stale + 1
@@ -146,7 +156,7 @@ def train_epoch(learners: list[Learner], data: Data, progress: Callable[[int], o
     model = pack([learner.model for learner in learners]).train()
     device, size = data.labels.device, learners[0].trainer.batch_size
     orders = [learner.next_order(len(data)).to(device).split(size) for learner in learners]
-    sums = torch.zeros(len(learners), 2, device=device)  # kept on the device: reading them each step would wait for it
+    steps: list[Tensor] = []  # kept on the device: reading them each step would wait for it
     for batches in zip(*orders, strict=True):
         index = torch.cat(batches)
         outputs = zip(learners, model(data.images[index]).chunk(len(learners)), data.labels[index].chunk(len(learners)), strict=True)
@@ -156,13 +166,14 @@ def train_epoch(learners: list[Learner], data: Data, progress: Callable[[int], o
         losses.sum().backward()  # no learner's loss depends on another's parameters
         for learner in learners:
             learner.optimizer.step()
-        sums += losses.detach() * len(batches[0])
+        steps.append(losses.detach() * len(batches[0]))
         progress(len(index))
-    figures = []
-    for learner, means in zip(learners, (sums / len(data)).tolist(), strict=True):
-        losses_by_name = dict(zip(("cross_entropy", "penalty"), means, strict=True))
-        if not all(math.isfinite(value) for value in means):
-            learner.fail("training loss", losses_by_name)
+    figures, parts = [], torch.stack(steps, 1).cpu()
+    for learner, by_step in zip(learners, parts, strict=True):
+        losses_by_name = dict(zip(("cross_entropy", "penalty"), (by_step.sum(0) / len(data)).tolist(), strict=True))
+        learner.steps = len(by_step)
+        if not by_step.isfinite().all():
+            learner.fail("training loss", losses_by_name, 1 + int((~by_step.isfinite()).any(1).int().argmax()))
         figures.append(losses_by_name | learner.adapter.monitor(learner.model))
     return figures
 
@@ -180,53 +191,101 @@ def watched_epoch(learners: list[Learner], data: Data, progress: Callable[[int],
     ]
 
 
+@dataclass
+class Packing:
+    """How many learners ride one pass of the backbone at most; None: as many as fit into memory. Halved when memory runs out."""
+
+    size: int | None = None
+
+    def choose(self, learners: list[Learner], data: Data) -> None:
+        self.size = self.size or fitting(learners, data)
+
+    def epoch(self, learners: list[Learner], data: Data, progress: Callable[[int], object]) -> list[dict[str, float]]:
+        """One epoch of each, and its figures. Raises UserError if memory does not even suffice for one."""
+        figures: list[dict[str, float]] = []
+        while len(figures) < len(learners):
+            members = learners[len(figures) : len(figures) + (self.size or len(learners))]
+            before = [capture(learner) for learner in members] if len(members) > 1 else []
+            try:
+                figures += watched_epoch(members, data, progress)
+                continue
+            except Exception as error:
+                if not resources.out_of_memory(error):
+                    raise
+                if not before:
+                    raise UserError(f"not even one run at a time fits into memory: {' '.join(str(error).split())[:200]}") from error
+            # Out of the handler, whose traceback holds on to the tensors of the step.
+            self.size = (len(members) + 1) // 2
+            for learner, state in zip(members, before, strict=True):
+                learner.optimizer.zero_grad(set_to_none=True)
+                restore(learner, state)
+                learner.events.append(f"out of memory in epoch {learner.epochs + 1}: from {len(members)} in one pass to {self.size}")
+            resources.release_memory()
+        return figures
+
+
 def fit(
     groups: list[list[Learner]], train: Data, val: Data, report: Callable[[int, int, dict[str, float]], object], title: str,
-    pack: int | None = None,
+    packing: Packing | None = None, keep: Callable[[], object] = lambda: None,
 ) -> None:  # fmt: skip
     """Trains runs, each a list of its grid points, until a point is stale (or all of its run, under `stop_together`) or epochs are used up.
 
-    At most `pack` points ride one pass of the backbone, None: as many as fit into memory. `report(run, point, figures)` is called for
-    each after each of its epochs. A learner whose loss is not finite ends alone, with its failure noted.
+    `report(run, point, figures)` is called for each point after each of its epochs, and `keep()` when all have done theirs. Learners
+    that have trained before go on from there. One whose loss is not finite ends alone, with its failure noted.
     """
     learners = [learner for group in groups for learner in group]
-    trainer, together = learners[0].trainer, learners[0].protocol.stop_together
+    if not _going(groups):
+        return
+    trainer, packing = learners[0].trainer, packing or Packing()
     train, val = (frozen_work_done(learners[0].model, data) for data in (train, val))
-    size = pack or fitting(learners, train)
+    packing.choose(learners, train)
     places = {id(learner): (run, point) for run, group in enumerate(groups) for point, learner in enumerate(group)}
-    with _bar(trainer.epochs * len(learners) * len(train), title) as bar:
+    done = sum(learner.epochs for learner in learners) * len(train)
+    with _bar(trainer.epochs * len(learners) * len(train), title, done) as bar:
         for learner in learners:
-            learner.first_loss, _ = learner.validation(val)
-        for _ in range(trainer.epochs):
-            alive = [group for group in groups if any(not learner.finished for learner in group)]
-            going = [learner for group in alive for learner in group if not (learner.failure if together else learner.finished)]
-            if not going:
-                break
-            for learner, figures in zip(going, _in_packs(going, size, train, bar.update), strict=True):
+            if learner.epochs == 0:
+                learner.first_loss, _ = learner.validation(val)
+        while going := _going(groups):
+            for learner, figures in zip(going, packing.epoch(going, train, bar.update), strict=True):
                 if learner.failure:
                     continue
                 loss, accuracy = learner.validation(val)
                 learner.judge(loss, accuracy)
                 report(*places[id(learner)], {"epoch": learner.epochs, **figures, "val_loss": loss, "val_acc": accuracy})
                 bar.set_postfix_str(f"epoch {learner.epochs}, val {loss:.3f}, {100 * accuracy:.1f} %", refresh=False)
+            keep()
 
 
-def refit(learners: list[Learner], train: Data, epochs: list[int], title: str, pack: int | None = None) -> None:
-    """Trains each for its own number of epochs, looking at no validation data."""
-    train = frozen_work_done(learners[0].model, train)
-    size = pack or fitting(learners, train)
-    with _bar(sum(epochs) * len(train), title) as bar:
-        for epoch in range(max(epochs)):
-            going = [one for one, last in zip(learners, epochs, strict=True) if epoch < last and not one.failure]
-            _in_packs(going, size, train, bar.update)
+def _going(groups: list[list[Learner]]) -> list[Learner]:
+    """Who trains the next epoch."""
+    alive = [group for group in groups if any(not learner.finished for learner in group)]
+    return [
+        learner
+        for group in alive
+        for learner in group
+        if learner.epochs < learner.trainer.epochs and not (learner.failure if learner.protocol.stop_together else learner.finished)
+    ]
 
 
-def _in_packs(learners: list[Learner], size: int, data: Data, progress: Callable[[int], object]) -> list[dict[str, float]]:
-    """One epoch of each, at most `size` at a time."""
-    packs = [learners[start : start + size] for start in range(0, len(learners), size)]
-    return [figures for members in packs for figures in watched_epoch(members, data, progress)]
+def refit(
+    learners: list[Learner], train: Data, epochs: list[int], title: str,
+    packing: Packing | None = None, keep: Callable[[], object] = lambda: None,
+) -> None:  # fmt: skip
+    """Trains each for its own number of epochs, looking at no validation data; `keep()` is called after each."""
+
+    def going() -> list[Learner]:
+        return [one for one, last in zip(learners, epochs, strict=True) if one.epochs < last and not one.failure]
+
+    if not going():
+        return
+    train, packing = frozen_work_done(learners[0].model, train), packing or Packing()
+    packing.choose(learners, train)
+    with _bar(sum(epochs) * len(train), title, sum(one.epochs for one in learners) * len(train)) as bar:
+        while some := going():
+            packing.epoch(some, train, bar.update)
+            keep()
 
 
-def _bar(images: int, title: str) -> Any:
+def _bar(images: int, title: str, done: int) -> Any:
     """Progress in images, with rate and time left at most; silent when the output is no terminal."""
-    return tqdm(total=images, desc=title, unit="img", unit_scale=True, leave=False, disable=None, dynamic_ncols=True)
+    return tqdm(total=images, initial=done, desc=title, unit="img", unit_scale=True, leave=False, disable=None, dynamic_ncols=True)

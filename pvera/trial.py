@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from adapters.base import Adapter
 from data.source import provenance
-from pvera import checkpoint, loggers, resources, results, train
+from pvera import checkpoint, loggers, resources, results, resume, train
 from pvera.calibration import metrics
 from pvera.class_token import class_token_only
 from pvera.config import Run, from_dict
 from pvera.errors import UserError
 from pvera.evaluate import logits_of_all, probabilities
+from pvera.failures import Failure, failure
+from pvera.loggers.base import label
 from pvera.model import Classifier, build, count, hold_in_bf16, trainable
 
 
-@dataclass
+@dataclass(eq=False)
 class Trial:
-    """One run in training: a learner for each point of its grid, and the weights that are tested in the end."""
+    """One run in training: a learner for each point of its grid, and under `retrain` one more, of the chosen point on train1000."""
 
     run: Run
     path: Path
-    learners: list[train.Learner]
+    backbone: nn.Module
+    start: float
+    """When this process began with it, by time.perf_counter."""
+    learners: list[train.Learner] = field(init=False)
+    final: train.Learner | None = None
+    events: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    """What processes before this one have spent on it."""
+    images_before: int = 0
+    """And how many images they have trained on."""
+    warned: bool = False
+
+    def __post_init__(self) -> None:
+        self.digest = results.digest(self.run.settings())
+        self.learners = [learner(self.run, adapter, self.backbone) for _, adapter in self.run.adapter.points()]
 
     @property
     def chosen(self) -> int:
@@ -45,11 +63,48 @@ class Trial:
     def points(self) -> list[dict[str, Any]]:
         return [point for point, _ in self.run.adapter.points()]
 
+    def begin_final(self) -> train.Learner:
+        """The chosen point again, at its start."""
+        self.final = learner(self.run, self.learners[self.chosen].adapter, self.backbone)
+        return self.final
 
-def train_and_test(left: list[tuple[Run, Path]]) -> Iterator[tuple[Run, Path, results.Row]]:
+    def trained(self) -> list[train.Learner]:
+        return [*self.learners, *([self.final] if self.final else [])]
+
+    def failed(self) -> train.Learner | None:
+        """Who says why this run cannot be finished; None as long as it can."""
+        if self.final is not None and self.final.failure:
+            return self.final
+        return self.learners[0] if all(one.failure for one in self.learners) else None
+
+    def state(self) -> dict[str, Tensor]:
+        """The weights that are tested."""
+        return self.learners[self.chosen].best_state if self.final is None else {n: p.detach() for n, p in trainable(self.final.model)}
+
+    def images(self) -> int:
+        """How many images it has been trained on."""
+        return 800 * sum(one.epochs for one in self.learners) + 1000 * (self.final.epochs if self.final else 0)
+
+    def spent(self, pack: list[Trial]) -> float:
+        """Seconds: its share, by images, of this process's time, and what was spent before."""
+        now = {id(trial): trial.images() - trial.images_before for trial in pack}
+        share = now[id(self)] / sum(now.values()) if any(now.values()) else 1 / len(pack)
+        return self.seconds + share * (time.perf_counter() - self.start)
+
+    def log(self, point: int, figures: dict[str, float]) -> None:
+        """An epoch of one point: for the loggers, and for whoever should know at once."""
+        loggers.epoch(self.run, point, figures)
+        if not self.warned and (said := self.run.adapter.warning(figures)):
+            self.warned = True  # once a run
+            name = f"{label(self.points[point])}: " if len(self.points) > 1 else ""
+            tqdm.write(f"pvera: warning: epoch {figures['epoch']:.0f}: {name}{said}", file=sys.stderr)
+
+
+def train_and_test(left: list[tuple[Run, Path]]) -> Iterator[tuple[Run, Path, results.Row | Failure]]:
     """The rows of the runs, each as soon as it is tested; its probabilities and checkpoint are beside its path by then.
 
-    Raises UserError once the others are done if a run has no point that could be trained.
+    What an interrupted process has trained before is not trained again. For a run that fails it gives the failure, and raises once the
+    others are done: UserError if no point of it could be trained, else what hindered it.
     """
     run, start = left[0][0], time.perf_counter()
     device = resources.device(run.device)
@@ -57,53 +112,71 @@ def train_and_test(left: list[tuple[Run, Path]]) -> Iterator[tuple[Run, Path, re
     resources.reset_peak_memory(device)
     backbone = frozen_backbone(run, device)
     # Before the data: a width or a block that does not fit shows here.
-    trials = [Trial(one, path, [learner(one, adapter, backbone) for _, adapter in one.adapter.points()]) for one, path in left]
+    trials = [Trial(one, path, backbone, start) for one, path in left]
     splits = {name: run.source.load(run.task, name, run.image_size) for name in run.splits()}
     on = {name: device if name != "test" else torch.device("cpu") for name in splits}  # the test split is read once, in batches
     data = {name: train.Data(split.images, split.labels, on[name]) for name, split in splits.items()}
     for one, path in left:
         loggers.start(one, path)
 
-    title = f"{run.adapter.name} {run.task.name} seed {','.join(str(one.seed) for one, _ in left)}"
-    groups = [trial.learners for trial in trials]
-    train.fit(
-        groups, data["train800"], data["val200"], lambda i, point, figures: loggers.epoch(left[i][0], point, figures), title, run.pack
-    )
-    failed = [learners[0].failure for learners in groups if all(learner.failure for learner in learners)]
-    trials = [trial for trial in trials if any(not learner.failure for learner in trial.learners)]
-    states = {id(trial): trial.learners[trial.chosen].best_state for trial in trials}
-    work = {id(trial): sum(learner.epochs for learner in trial.learners) * len(data["train800"]) for trial in trials}
-    if run.protocol.retrain and trials:
-        finals = [learner(trial.run, trial.learners[trial.chosen].adapter, backbone) for trial in trials]
-        epochs = [trial.learners[trial.chosen].best_epoch for trial in trials]
-        train.refit(finals, data["train1000"], epochs, f"{title}, on train1000", run.pack)
-        for trial, final in zip(trials, finals, strict=True):
-            states[id(trial)] = {name: p.detach() for name, p in trainable(final.model)}
-            work[id(trial)] += final.epochs * len(data["train1000"])
-            failed += [final.failure] if final.failure else []
-        trials = [trial for trial, final in zip(trials, finals, strict=True) if not final.failure]
-    trained, before = time.perf_counter() - start, time.perf_counter()
-    for trial in trials:
-        checkpoint.load(trial.model, states[id(trial)], "the trained model")
-    tested = logits_of_all([trial.model for trial in trials], data["test"].images) if trials else ()
-    testing = (time.perf_counter() - before) / max(1, len(trials))
-    for trial, logits in zip(trials, tested, strict=True):
-        figures = _keep(trial, states[id(trial)], probabilities(logits), data["test"].labels)
-        seconds = trained * work[id(trial)] / sum(work.values()) + testing  # its own share
-        sizes = {"n_train": len(data["train1000" if run.protocol.retrain else "train800"]), "n_val": len(data["val200"])}
-        reasons = trial.run.shortened() + [split.limited for split in splits.values() if split.limited]
-        images = provenance(splits)
-        yield trial.run, trial.path, _row(trial, figures, seconds=seconds, device=device, reasons=reasons, images=images, sizes=sizes)
+    done: list[Trial] = []
+    try:
+        with resume.Progress(trials, train.Packing(run.pack), resources.describe(device)) as progress:
+            _train(trials, data, progress)
+            good = [trial for trial in trials if not trial.failed()]
+            spent, before = {id(trial): trial.spent(trials) for trial in trials}, time.perf_counter()
+            for trial in good:
+                checkpoint.load(trial.model, trial.state(), "the trained model")
+            tested = logits_of_all([trial.model for trial in good], data["test"].images) if good else ()
+            testing = (time.perf_counter() - before) / max(1, len(good))
+            for trial, logits in zip(good, tested, strict=True):
+                figures = _keep(trial, probabilities(logits), data["test"].labels)
+                sizes = {"n_train": len(data["train1000" if run.protocol.retrain else "train800"]), "n_val": len(data["val200"])}
+                reasons = trial.run.shortened() + [split.limited for split in splits.values() if split.limited]
+                row = _row(trial, figures, seconds=spent[id(trial)] + testing, device=device, reasons=reasons, images=provenance(splits),
+                           sizes=sizes)  # fmt: skip
+                done.append(trial)
+                yield trial.run, trial.path, row
+    except Exception as error:
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        for trial in trials:
+            if trial not in done:
+                yield trial.run, trial.path, failure(trial.run, reason, max(one.epochs for one in trial.trained()))
+        raise
+    failed = [(trial, broken) for trial in trials if (broken := trial.failed())]
+    for trial, broken in failed:
+        yield trial.run, trial.path, failure(trial.run, str(broken.failure), broken.epochs, broken.failed_step)
     if failed:
-        raise UserError("; ".join(dict.fromkeys(str(reason) for reason in failed)))
+        raise UserError("; ".join(dict.fromkeys(str(broken.failure) for _, broken in failed)))
 
 
-def _keep(trial: Trial, state: dict[str, Tensor], found: Tensor, labels: Tensor) -> dict[str, Any]:
+def _train(trials: list[Trial], data: dict[str, train.Data], progress: resume.Progress) -> None:
+    """Trains what is left to train of each, as the protocol has it."""
+    run = trials[0].run
+    title = f"{run.adapter.name} {run.task.name} seed {','.join(str(trial.run.seed) for trial in trials)}"
+    progress.load()
+    groups = [trial.learners for trial in trials]
+
+    def report(number: int, point: int, figures: dict[str, float]) -> None:
+        trials[number].log(point, figures)
+
+    train.fit(groups, data["train800"], data["val200"], report, title, progress.packing, progress.keep)
+    good = [trial for trial in trials if not trial.failed()]
+    if not run.protocol.retrain or not good:
+        return
+    if all(trial.final is None for trial in good):
+        progress.packing.size = run.pack  # other learners, other room
+    finals = [trial.final or trial.begin_final() for trial in good]
+    epochs = [trial.learners[trial.chosen].best_epoch for trial in good]
+    train.refit(finals, data["train1000"], epochs, f"{title}, on train1000", progress.packing, progress.keep)
+
+
+def _keep(trial: Trial, found: Tensor, labels: Tensor) -> dict[str, Any]:
     """Writes the test probabilities and the checkpoint of the trained weights; returns the test metrics."""
     run = trial.run
     results.save_probabilities(trial.path, found.numpy(), labels.numpy())
     saved = {"run": run.to_dict(), "chosen": trial.points[trial.chosen], "weights_sha256": run.backbone.weights_sha256()}
-    checkpoint.save(trial.path.with_suffix(".safetensors"), state, saved)
+    checkpoint.save(trial.path.with_suffix(".safetensors"), trial.state(), saved)
     return {f"test_{name}": value for name, value in metrics(found, labels).items()} | {"n_test": len(labels)}
 
 
@@ -114,7 +187,7 @@ def _row(
     adapter_params, head_params = count(chosen.model)
     grid = zip(trial.points, trial.learners, strict=True)
     return results.Row(
-        schema_version=results.SCHEMA_VERSION, config=settings, digest=results.digest(settings), experiment=run.name,
+        schema_version=results.SCHEMA_VERSION, config=settings, digest=trial.digest, experiment=run.name,
         task=run.task.name, group=run.task.group, adapter=run.adapter.name,
         backbone=run.backbone.name, backbone_description=run.backbone.description,
         source=run.source.name, protocol=run.protocol.name, seed=run.seed, image_size=run.image_size, precision=run.precision,
@@ -126,6 +199,7 @@ def _row(
         seconds=seconds, peak_memory=resources.peak_memory(device), device=resources.describe(device),
         data={"source": run.source.name} | images,
         finished=datetime.now(UTC).isoformat(timespec="seconds"), **sizes, **figures, **results.provenance(),
+        events=list(dict.fromkeys([*trial.events, *(event for one in trial.trained() for event in one.events)])),
     )  # fmt: skip
 
 

@@ -24,9 +24,15 @@ def formula(new, d: int, blocks: int, h: int) -> int:
         "lora": lambda: 4 * blocks * new.rank * d,
         "dora": lambda: 4 * blocks * new.rank * d + (0 if new.released_norm else 2 * d * blocks),
         "vera": lambda: 2 * blocks * (new.rank + d),
-        "pvera": lambda: 2 * blocks * (2 * new.rank + d),
+        "pvera": lambda: 2 * blocks * (2 * new.rank + d) + options(new, blocks),
     }
     return counts[new.name]()
+
+
+def options(pvera, blocks: int) -> int:
+    """What PVeRA's other posteriors and priors add: two vectors, one number for each layer and branch, or one."""
+    posterior = {"mixture": 2 * blocks * 2 * pvera.rank, "student_t": 2 * blocks * pvera.learn_df}.get(pvera.posterior, 0)
+    return posterior + {"fixed": 0, "learned": 1, "learned_per_layer": 2 * blocks}[pvera.prior]
 
 
 def new_parameters(backbone: nn.Module, new) -> int:
@@ -35,8 +41,8 @@ def new_parameters(backbone: nn.Module, new) -> int:
         sites = find_sites(backbone, new)
         shared = new.shared(sites, 0) if sites else None
         parts = [part for site in sites for part in new.parts(site, shared).values()]
-    modules = sum(p.numel() for part in parts if isinstance(part, nn.Module) for p in part.parameters())
-    return modules + sum(part.numel() for part in parts if isinstance(part, nn.Parameter))
+    modules = {id(p): p.numel() for part in parts if isinstance(part, nn.Module) for p in part.parameters()}  # a prior can be shared
+    return sum(modules.values()) + sum(part.numel() for part in parts if isinstance(part, nn.Parameter))
 
 
 @pytest.fixture(scope="module", params=SIZES)

@@ -13,6 +13,7 @@ from torch import nn
 import adapters
 from adapters.base import LowRank
 from adapters.inject import edits, inject, sampling
+from adapters.pvera import POSTERIORS, PRIORS
 from pvera.config import Protocol
 from pvera.model import Classifier, hold_in_bf16, trainable
 
@@ -30,7 +31,8 @@ def test_the_table_of_cases_is_complete():
     names = ["adaptformer", "bottleneck", "dora", "ia3", "linear_probe", "lora", "pvera", "vera"]
     assert list(adapters.methods()) == names
     quirky = ["adaptformer", "bottleneck", "dora", "lora", "pvera", "vera"]
-    assert list(CASES) == [f"{name}-corrected" for name in names] + [f"{name}-released" for name in quirky]
+    options = [f"pvera-{name}" for name in (*POSTERIORS[1:], *PRIORS[1:])]
+    assert list(CASES) == [f"{name}-corrected" for name in names] + [f"{name}-released" for name in quirky] + options
 
 
 def test_switches_are_the_protocols_and_the_defaults_are_corrected():

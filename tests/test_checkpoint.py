@@ -1,5 +1,6 @@
 """Checkpoints: what is in the file, what it rebuilds, and what is refused."""
 
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -61,12 +62,11 @@ def test_pvera_on_vit_s_takes_a_few_hundred_kilobytes(tmp_path):
 def test_a_failed_write_keeps_the_old_file(lora, monkeypatch):
     before = lora.read_bytes()
 
-    def full(tensors, name, metadata):
-        Path(name).write_bytes(b"half")
+    def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left"):
         checkpoint.save(lora, {"head.bias": torch.zeros(3)}, {})
     assert lora.read_bytes() == before and [file.name for file in lora.parent.iterdir()] == [lora.name]
 

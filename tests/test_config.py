@@ -6,14 +6,20 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import open_dict
 
 from adapters import methods
 from data.tasks import EXTRA, TASKS
+from pvera import results, sweep
 from pvera.config import MISTAKES, Protocol, explain, from_dict, register, to_runs
 from pvera.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 EXPERIMENTS = sorted(str(p.relative_to(CONFIGS / "experiment").with_suffix("")) for p in (CONFIGS / "experiment").rglob("*.yaml"))
+
+#: Every ablation with the number of its runs.
+ABLATIONS = {"kl_weight": 7, "rank": 5, "d_initial": 4, "scale": 4, "targets": 3, "layers": 5, "projection_seed": 5, "init": 3,
+             "projections": 2, "prior": 6, "posterior": 4, "convergence": 2}  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -75,8 +81,38 @@ def test_every_experiment_composes_and_opens_with_its_command(experiment):
     assert f"python -m pvera experiment={experiment}" in text
 
 
+@pytest.mark.parametrize(("name", "runs"), ABLATIONS.items(), ids=ABLATIONS)
+@pytest.mark.parametrize("more", [[], ["ablation/full"]], ids=["short", "full"])
+def test_an_ablation_sweeps_different_runs_of_one_task(name, runs, more):
+    asked = [f"experiment=[{','.join([f'ablation/{name}', *more])}]"]
+    config = compose("config", overrides=[*asked, "task=dmlab"] if more else asked, return_hydra_config=True)
+    with open_dict(config):
+        config.hydra.overrides.task = [*asked, "task=dmlab"] if more else asked
+    swept = [sweep.compose(config, job)[0] for job in sweep.jobs(config)]
+    assert len(swept) == runs == len({results.digest({**one.adapter.settings(), "name": one.adapter.name}) for one in swept})
+    assert {(one.name, one.trainer.epochs < 500, bool(one.limited), one.protocol.retrain) for one in swept} == {
+        (f"ablation/{name}", not more, not more, bool(more))
+    }
+
+
+def test_the_released_kl_weight_of_the_ablation_is_the_tasks_own():
+    config = compose("config", overrides=["experiment=ablation/kl_weight", "task=dmlab"], return_hydra_config=True)
+    weights = [sweep.compose(config, job)[0].adapter.kl_weight for job in sweep.jobs(config)]
+    assert weights == [0, 1e-16, 1e-6, 1e-3, 1e-2, 1e-1, 1]
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS.parent / "results" / "offline_vtab").rglob("seed=*.json")), ids=lambda path: path.stem)
+def test_committed_rows_are_found_again_by_their_digest(path):
+    """Whatever settings came later: what they did not know leaves the digest as it was."""
+    row = results.read(path)
+    again = run("experiment=offline_vtab", f"adapter={row.adapter}", f"task={row.task}")
+    settings = row.config | {"adapter": again.adapter.settings(), "protocol": asdict(again.protocol), "trainer": asdict(again.trainer)}
+    assert results.digest(settings) == row.digest
+
+
 def test_there_are_as_many_experiments_as_we_say():
-    assert len(EXPERIMENTS) == 11
+    assert len(EXPERIMENTS) == 11 + len(ABLATIONS) + 2
+    assert {f"ablation/{name}" for name in (*ABLATIONS, "base", "full")} == {e for e in EXPERIMENTS if e.startswith("ablation/")}
     assert {f"paper/{name}" for name in methods()} == {e for e in EXPERIMENTS if e.startswith("paper/")} - {"paper/all"}
 
 

@@ -11,7 +11,7 @@ from pvera import resources
 from pvera.class_token import ClassTokenBlock, class_token_only
 from pvera.config import Protocol, Trainer
 from pvera.evaluate import logits_of, logits_of_all
-from pvera.train import Data, Learner, fit, frozen_work_done, train_epoch
+from pvera.train import Data, Learner, Packing, fit, frozen_work_done, train_epoch
 
 CPU = torch.device("cpu")
 
@@ -45,7 +45,7 @@ def test_cached_tokens_train_as_the_images_do(case, monkeypatch):
     def trained(free: int) -> Learner:
         monkeypatch.setattr(resources, "free_memory", lambda device: free)
         one = learner(replace(models.CASES[case], layers=None if "probe" in case else [2, 3]))
-        fit([[one]], Data(*models.batch(10), CPU), Data(*models.batch(6), CPU), lambda *_: None, "", pack=1)
+        fit([[one]], Data(*models.batch(10), CPU), Data(*models.batch(6), CPU), lambda *_: None, "", Packing(1))
         return one
 
     cached, plain = trained(10**12), trained(0)

@@ -10,7 +10,7 @@ from pvera import resources
 from pvera.config import Protocol, Trainer
 from pvera.model import trainable
 from pvera.pack import pack
-from pvera.train import Data, Learner, fit, fitting, train_epoch
+from pvera.train import Data, Learner, Packing, fit, fitting, train_epoch
 
 PROTOCOLS = {"corrected": Protocol(), "released": Protocol(double_softmax=True, shuffle=False, stop_together=True)}
 
@@ -90,7 +90,7 @@ def test_training_the_pack_trains_the_models_and_copies_no_weight():
 def test_the_trial_step_that_measures_memory_leaves_no_trace(monkeypatch):
     def trained(pack):
         group = learners("pvera-corrected", Protocol(), epochs=2)
-        fit([group], data(), data(6), lambda *_: None, "", pack)
+        fit([group], data(), data(6), lambda *_: None, "", Packing(pack))
         return [learner.best_loss for learner in group]
 
     assert trained(None) == trained(3)
@@ -106,7 +106,7 @@ def test_as_many_ride_together_as_memory_has_room_for(monkeypatch, free, expecte
 def test_smaller_packs_train_the_same(pack):
     def trained(pack):
         group = learners("vera-corrected", Protocol(), epochs=2)
-        fit([group], data(), data(6), lambda *_: None, "", pack)
+        fit([group], data(), data(6), lambda *_: None, "", Packing(pack))
         return [learner.best_loss for learner in group]
 
     assert trained(pack) == pytest.approx(trained(3), abs=1e-5)

@@ -1,5 +1,6 @@
 """Rows: digest, write and read, refusal of what is not a whole row, provenance, probabilities."""
 
+import errno
 import hashlib
 import json
 import os
@@ -8,11 +9,12 @@ import sys
 import threading
 import time
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pvera import results
+from pvera import migrations, results
 from pvera.errors import UserError
 
 
@@ -93,7 +95,7 @@ def test_write_and_read_back(tmp_path):
     results.write(target, row)
     assert results.read(target) == row
     assert results.read_all(tmp_path) == [row]
-    assert list(json.loads(target.read_text(encoding="utf-8"))) == [field.name for field in fields(results.Row)]
+    assert list(json.loads(target.read_text(encoding="utf-8"))) == [*(field.name for field in fields(results.Row)), "checksum"]
     assert [file.name for file in target.parent.iterdir()] == ["seed=0-x.json"]  # no temporary file stays
     assert target.stat().st_mode & 0o777 == 0o666 & ~_umask()  # rows are shared text, not private files
 
@@ -128,9 +130,56 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match=r"cannot write .*seed=0.json: No space left on device"):
-        results.write(target, make_row(test_acc=0.75))
+        results.write_atomically(target, b"{}")
+    with pytest.raises(UserError, match=r"cannot write .*seed=1.json: No space left on device"):
+        results.write(tmp_path / "seed=1.json", make_row(seed=1))
     assert results.read(target) == make_row()
     assert [file.name for file in tmp_path.iterdir()] == ["seed=0.json"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_rows_of_a_run_the_first_stays(tmp_path, monkeypatch, links):
+    if not links:  # a file system that has none
+
+        def refuse(self, target):
+            raise OSError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+    target = tmp_path / "seed=0.json"
+    results.write(target, make_row())
+    assert results.read(target) == make_row()
+    if links:
+        results.write(target, make_row(seconds=99.0))
+        assert results.read(target) == make_row()
+    assert [file.name for file in tmp_path.iterdir()] == ["seed=0.json"]
+
+
+def test_a_row_of_schema_version_1_is_read_and_its_file_stays(tmp_path):
+    target = tmp_path / "seed=0.json"
+    values = {key: value for key, value in vars(make_row(schema_version=1)).items() if key != "events"}
+    target.write_text(text := json.dumps(values))
+    assert results.read(target) == make_row(events=[])
+    assert target.read_text() == text
+
+
+def test_every_version_bump_has_its_migration():
+    assert sorted(migrations.STEPS) == list(range(1, results.SCHEMA_VERSION))
+
+
+def test_any_flipped_bit_of_a_row_is_found(tmp_path):
+    target = tmp_path / "seed=0.json"
+    results.write(target, make_row())
+    whole = target.read_bytes()
+    random = np.random.default_rng(0)
+    for place in random.choice(8 * len(whole), 300, replace=False):
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        target.write_bytes(damaged)
+        try:
+            assert results.read(target) == make_row()  # a space between values
+            assert json.loads(damaged) == json.loads(whole)
+        except UserError as error:
+            assert str(target) in str(error)
 
 
 def test_readers_see_only_whole_rows(tmp_path):
@@ -140,8 +189,8 @@ def test_readers_see_only_whole_rows(tmp_path):
 
     def rewrite():
         while not stop.is_set():
-            results.write(target, make_row(data={"source": "x" * 50_000}))
-            results.write(target, make_row())
+            results.write_atomically(target, results.to_text(vars(make_row(data={"source": "x" * 50_000}))).encode())
+            results.write_atomically(target, results.to_text(vars(make_row())).encode())
 
     writer = threading.Thread(target=rewrite)
     writer.start()
@@ -167,7 +216,7 @@ def broken(change) -> str:
         (broken(lambda values: values.update(test_acc=float("nan"))), "NaN is not JSON"),
         ("[1]", "expected a JSON object, found list"),
         ("{}", "has schema_version None, this version of pvera reads 1"),
-        (broken(lambda values: values.update(schema_version=2)), "has schema_version 2, this version of pvera reads 1"),
+        (broken(lambda values: values.update(schema_version=3)), "has schema_version 3, this version of pvera reads 1"),
         (broken(lambda values: values.pop("test_ace")), "lacks test_ace"),
         (broken(lambda values: values.update(colour=1, age=2)), "has unknown age, colour"),
         (broken(lambda values: (values.update(colour=1), values.pop("seed"))), "lacks seed and has unknown colour"),
@@ -175,6 +224,8 @@ def broken(change) -> str:
         (broken(lambda values: values.update(grid={})), "grid must be list, found {}"),
         (broken(lambda values: values.update(config={"seed": 1})), "digest is not that of its config"),
         (broken(lambda values: values.update(digest="0" * 64)), "digest is not that of its config"),
+        (broken(lambda values: values.update(test_acc=0.75)), "checksum is not that of its values"),
+        (broken(lambda values: values.update(checksum="0" * 64)), "checksum is not that of its values"),
     ],
 )
 def test_what_is_not_a_whole_row_is_refused(tmp_path, text, message):
@@ -193,7 +244,7 @@ def test_read_of_odd_files(tmp_path):
         with pytest.raises(UserError, match="not a readable JSON row"):
             results.read(tmp_path / name)
     integral = json.loads(json.dumps(vars(make_row()))) | {"val_loss": 2, "git_commit": None}
-    (tmp_path / "seed=0.json").write_text(json.dumps(integral))
+    (tmp_path / "seed=0.json").write_text(results.to_text(integral))
     assert results.read(tmp_path / "seed=0.json").val_loss == 2
 
 
@@ -209,7 +260,7 @@ def test_read_all_takes_rows_only_and_in_order(tmp_path):
 
 def test_2000_rows_are_read_in_under_2_seconds_without_torch(tmp_path):
     for seed in range(2000):
-        (tmp_path / f"seed={seed}-0.json").write_text(json.dumps(vars(make_row(seed=seed))))
+        (tmp_path / f"seed={seed}-0.json").write_text(results.to_text(vars(make_row(seed=seed))))
     start = time.perf_counter()
     assert len(results.read_all(tmp_path)) == 2000
     assert time.perf_counter() - start < 2

@@ -1,0 +1,117 @@
+"""`python -m pvera.segment`: an adapter under a linear segmentation head, trained and tested, one JSON row.
+
+The settings are those of `python -m pvera`: backbone, adapter, trainer, image_size, precision, seed and results are taken; task and
+source are replaced by --data, and protocol counts for its adapter switches and shuffling alone. The epoch with the lowest validation
+loss is tested.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pvera import results
+from pvera.config import MISTAKES, Run, explain, register, to_runs
+from pvera.errors import UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m pvera.segment", description="Train and test an adapter on segmentation.")
+    parser.add_argument("--data", default="shapes", help="shapes (generated), or a folder {train,val,test}/{images,masks}")
+    parser.add_argument("overrides", nargs="*", metavar="SETTING=VALUE", help="settings as of python -m pvera: adapter=lora adapter.rank=8")
+    options = parser.parse_args(arguments)
+    try:
+        run = composed(options.overrides)
+        path, row = segment(run, options.data)
+    except MISTAKES as error:
+        print(f"pvera: {explain(error)}", file=sys.stderr)
+        return 2
+    classes = ", ".join("–" if value is None else f"{100 * value:.1f}" for value in row["test_iou"])
+    what = f"{row['adapter']} on {row['data']}, seed {row['seed']}"
+    print(f"{what}: mIoU {100 * row['test_miou']:.2f} % ({classes}), {row['seconds']:.0f} s {path}")
+    return 0
+
+
+def composed(overrides: list[str]) -> Run:
+    """The run of these settings; by default under results/segmentation."""
+    from hydra import compose, initialize_config_module
+
+    register()
+    with initialize_config_module("configs", version_base="1.3"):
+        [run] = to_runs(compose("config", overrides=["name=segmentation", *overrides]))
+    return run
+
+
+def segment(run: Run, data: str) -> tuple[Path, dict[str, Any]]:
+    """Trains the one point of the run's adapter and tests it, unless its row exists; the row's path, and the row.
+
+    Raises UserError if the request cannot be met, before any training.
+    """
+    points = run.adapter.points()
+    if len(points) > 1:
+        named = ", ".join(f"adapter.{key}" for key in points[0][0])
+        raise UserError(f"segmentation trains one point, and the grid of {run.adapter.name} has {len(points)}: set {named}")
+    if run.protocol.double_softmax:
+        raise UserError("segmentation has no double softmax: take protocol=corrected")
+    if run.adapter.checkpoint:
+        raise UserError("adapter.checkpoint is of a classifier: segmentation starts from the adapter's own initialisation")
+    from data.segmentation import IGNORED, load
+    from pvera import sam
+
+    results.ensure_writable(Path(run.results))
+    backbone = sam.create(run.backbone, run.image_size) if sam.is_sam(run.backbone) else run.backbone.create(run.image_size)
+    splits = load(data, run.image_size)
+    classes = 1 + max(int(pairs.masks[pairs.masks != IGNORED].max(initial=0)) for pairs in splits.values())
+    checksum = hashlib.sha256(b"".join(array.tobytes() for pairs in splits.values() for array in (pairs.images, pairs.masks)))
+    settings = {key: value for key, value in run.settings().items() if key not in ("task", "source")}
+    settings |= {"data": checksum.hexdigest()}
+    digest, name = results.digest(settings), Path(data).name
+    path = Path(run.results) / run.backbone.name / run.adapter.name / name / f"segment-seed={run.seed}-{digest[:8]}.json"
+    if path.exists():
+        return path, json.loads(path.read_text(encoding="utf-8"))
+    figures = train_and_test(run, points[0][1], backbone, splits, classes, f"{run.adapter.name} {name} seed {run.seed}")
+    row = {
+        "config": settings, "digest": digest, "adapter": run.adapter.name, "backbone": run.backbone.name, "data": name, "seed": run.seed,
+        "classes": classes, **{f"n_{split}": len(pairs.images) for split, pairs in splits.items()}, **figures, **results.provenance(),
+    }  # fmt: skip
+    results.write_atomically(path, f"{json.dumps(row, indent=1, allow_nan=False)}\n".encode())
+    return path, row
+
+
+def train_and_test(run: Run, adapter: Any, backbone: Any, splits: dict[str, Any], classes: int, title: str) -> dict[str, Any]:
+    """The figures of one adapter, trained on train, stopped by val, tested on test."""
+    import torch
+
+    from pvera import checkpoint, resources, train
+    from pvera.model import count, hold_in_bf16
+    from pvera.segmenter import SegmentationLearner, build, evaluate
+
+    start, device = time.perf_counter(), resources.device(run.device)
+    resources.reset_peak_memory(device)
+    backbone = hold_in_bf16(backbone.to(device)) if run.precision == "bf16" else backbone.to(device)
+    model = build(backbone, adapter, classes, run.normalisation(), run.seed, run.precision == "bf16")
+    learner = SegmentationLearner(model, adapter, run.trainer, run.protocol, run.seed)
+    on = {
+        split: train.Data(pairs.images, pairs.masks, device if split != "test" else torch.device("cpu")) for split, pairs in splits.items()
+    }
+    train.fit([[learner]], on["train"], on["val"], lambda *_: None, title)
+    if learner.failure:
+        raise UserError(learner.failure)
+    checkpoint.load(model, learner.best_state, "the trained model")
+    tested = evaluate(model, on["test"])
+    adapter_params, head_params = count(model)
+    return {
+        "adapter_params": adapter_params, "head_params": head_params, "best_epoch": learner.best_epoch, "epochs": learner.epochs,
+        "val_loss": learner.best_loss, "val_miou": learner.best_accuracy, **{f"test_{name}": value for name, value in tested.items()},
+        "seconds": time.perf_counter() - start, "peak_memory": resources.peak_memory(device), "device": resources.describe(device),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())
