@@ -12,36 +12,34 @@ from torch import Tensor
 class Latent(torch.autograd.Function):
     """The latent z = mu + sigma eps of a projection, with the three sums that the KL term needs.
 
-    Takes the projection p (..., 2r), the scale d (2r,) and the noise eps (..., r), which is None for z = mu. With [mu, s] = p * d and
-    sigma = exp(s / 2), returns z (..., r) in p's dtype, the scalars mean(s), sum(mu^2), sum(sigma^2), and, in d's dtype and without a
-    gradient, sigma (..., r) and the L2 norms (...) of mu.
+    Takes the projection p = [mu, s] (..., 2r) and the noise eps (..., r), which is None for z = mu. With sigma = exp(s / 2), returns
+    z (..., r) in p's dtype, the scalars mean(s), sum(mu^2), sum(sigma^2), and, without a gradient, sigma (..., r) and the L2 norms (...)
+    of mu, all but z in float32 at least.
     """
 
     @staticmethod
-    def forward(ctx: Any, p: Tensor, d: Tensor, eps: Tensor | None) -> tuple[Tensor, ...]:
-        mu, s = (half * scale for half, scale in zip(p.chunk(2, -1), d.chunk(2), strict=True))
-        mean_s = s.mean()
-        sigma = s.div_(2).exp_()
-        norm = mu.norm(dim=-1)
+    def forward(ctx: Any, p: Tensor, eps: Tensor | None) -> tuple[Tensor, ...]:
+        mu, s = p.chunk(2, -1)
+        precise = torch.promote_types(p.dtype, torch.float32)
+        mean_s = s.mean(dtype=precise)
+        sigma = (s / 2).to(precise).exp_()  # halves are exact
+        norm = torch.linalg.vector_norm(mu, dim=-1, dtype=precise)
         squares_mu, squares_sigma = norm.square().sum(), sigma.norm().square()
-        z = mu if eps is None else mu.addcmul_(sigma, eps)
-        ctx.save_for_backward(p, d, sigma, eps)
+        z = mu.clone() if eps is None else torch.addcmul(mu.to(precise), sigma, eps).to(p.dtype)
+        ctx.save_for_backward(p, sigma, eps)
         ctx.mark_non_differentiable(sigma, norm)
-        return z.to(p.dtype), mean_s, squares_mu, squares_sigma, sigma, norm
+        return z, mean_s, squares_mu, squares_sigma, sigma, norm
 
     @staticmethod
     def backward(  # type: ignore[override]
         ctx: Any, grad_z: Tensor, grad_mean_s: Tensor, grad_mu2: Tensor, grad_sigma2: Tensor, *_: Any
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        p, d, sigma, eps = ctx.saved_tensors
-        (p_mu, p_s), (d_mu, d_s) = p.chunk(2, -1), d.chunk(2)
-        grad_mu = torch.addcmul(grad_z, p_mu, d_mu * (2 * grad_mu2))
-        grad_s = sigma * (2 * grad_sigma2)  # d sigma^2 / ds = sigma^2
+    ) -> tuple[Tensor, Tensor | None]:
+        p, sigma, eps = ctx.saved_tensors
+        grad_p = torch.empty_like(p)
+        grad_mu, grad_s = grad_p.chunk(2, -1)
+        torch.addcmul(grad_z, p.chunk(2, -1)[0], 2 * grad_mu2, out=grad_mu)
+        precise = sigma * grad_sigma2  # d sigma^2 / ds = sigma^2
         if eps is not None:
-            grad_s.addcmul_(grad_z, eps)  # dz/ds = sigma eps / 2
-        grad_s.mul_(sigma).add_(2 * grad_mean_s / sigma.numel()).div_(2)
-        tokens = tuple(range(p.ndim - 1))
-        grad_d = torch.cat([(grad_mu * p_mu).sum(tokens), (grad_s * p_s).sum(tokens)])
-        grad_p = torch.cat([grad_mu * d_mu, grad_s * d_s], dim=-1)
-        grad_eps = grad_z * sigma if ctx.needs_input_grad[2] else None
-        return grad_p.to(p.dtype), grad_d, grad_eps
+            precise.addcmul_(grad_z, eps, value=0.5)  # dz/ds = sigma eps / 2
+        grad_s.copy_(precise.mul_(sigma).add_(grad_mean_s / sigma.numel()))
+        return grad_p, grad_z * sigma if ctx.needs_input_grad[1] else None

@@ -86,13 +86,13 @@ class PVeRA(VeRA):
 
         if not (new.training or new.sampling):  # nobody reads sigma: half of A will do
             return self.expand(new, self.mu(new, x))
-        p = self.dropped(new, x) @ new.A
+        p = self.dropped(new, x) @ (new.A * new.d)
         shape, eps = (*p.shape[:-1], self.r), None
         if new.mode == "mean+sigma":
             eps = torch.ones(shape, device=p.device, dtype=new.d.dtype)
         elif new.sampling:
             eps = new.draw(new.posterior.draw, shape, device=p.device, dtype=new.d.dtype)
-        z, mean_s, squares_mu, squares_sigma, sigma, norm = Latent.apply(p, new.d, eps)
+        z, mean_s, squares_mu, squares_sigma, sigma, norm = Latent.apply(p, eps)
         if new.training:
             new.kl = kl(mean_s, squares_mu + squares_sigma, z.numel(), new.posterior, new.prior)
             new.sigma, new.norm = sigma, norm

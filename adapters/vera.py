@@ -110,8 +110,11 @@ class VeRA(LowRank):
         return z @ (new.B * (self.scale * new.b))
 
     def mu(self, new: Any, x: Any) -> Any:
-        """The latent (..., rank) of an input x: for PVeRA its mean, which needs half of A only."""
-        return (x @ new.A[:, : self.r]) * new.d[: self.r]
+        """The latent (..., rank) of an input x: for PVeRA its mean, which needs half of A only.
+
+        The scales go into A, which is smaller than any (tokens, rank).
+        """
+        return x @ (new.A[:, : self.r] * new.d[: self.r])
 
     def delta(self, new: Any, x: Any) -> Any:
         return self.expand(new, self.mu(new, self.dropped(new, x)))

@@ -90,7 +90,11 @@ def _train(left: list[tuple[Run, Path]]) -> None:
 
 
 def _clean(paths: list[Path]) -> None:
-    """Removes what is left of the training of runs that are done."""
+    """Removes what is left of the training of runs that are done: a killed process gives no lease back."""
+    for path in paths:
+        if path.exists():
+            for lease in path.parent.glob(f"{path.stem}.lease*"):
+                lease.unlink(missing_ok=True)
     if files := list(paths[0].parent.glob("*.resume-?")):
         from pvera import resume
 

@@ -107,7 +107,7 @@ def test_single_precision_draws_and_their_gradients_are_finite_where_uniform_num
 
 
 def latent_kl(family, prior, p, d):
-    _, mean_s, mu2, sigma2, *_ = Latent.apply(p, d, None)
+    _, mean_s, mu2, sigma2, *_ = Latent.apply(p * d, None)
     return kl(mean_s, mu2 + sigma2, p.numel() // 2, family, prior)
 
 

@@ -257,6 +257,15 @@ def test_a_loss_that_is_not_finite_is_recorded_with_its_step(tmp_path):
         execute([run])  # tried again, not refused
 
 
+def test_the_lease_of_a_process_killed_after_its_row_is_removed(tmp_path):
+    [run] = make("adapter=linear_probe", f"results={tmp_path}")
+    [done] = execute([run])
+    done.path.with_suffix(".lease").write_text('{"owner": "a", "host": "far", "pid": 7}')
+    [again] = execute([run])
+    assert not again.new
+    assert files(tmp_path) == []
+
+
 def test_a_success_removes_the_failure(tmp_path):
     [run] = make("adapter=linear_probe", f"results={tmp_path}")
     failures.write(row_path(run), failures.failure(run, "the power went"))
