@@ -160,10 +160,15 @@ def read(path: Path) -> Row:
 
 
 def read_all(folder: Path) -> list[Row]:
-    """All rows below a folder (files named seed=*.json), in the order of their paths. Raises UserError where the folder does not exist."""
+    """All rows below a folder, in the order of their paths. Raises UserError where the folder does not exist."""
+    return list(read_files(folder).values())
+
+
+def read_files(folder: Path) -> dict[Path, Row]:
+    """All rows below a folder by their files, which are named seed=*.json; raises as `read_all`."""
     if not Path(folder).is_dir():
         raise UserError(f"no results folder at {folder}: name one that a run has written to")
-    return [read(found) for found in sorted(Path(folder).rglob("seed=*.json"))]
+    return {found: read(found) for found in sorted(Path(folder).rglob("seed=*.json"))}
 
 
 def ensure_writable(folder: Path) -> None:
