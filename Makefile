@@ -4,7 +4,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 READY  := $(VENV)/ready
 
-.PHONY: setup data test test-all lint demo demo-vtab reproduce-table clean
+.PHONY: setup data test test-all lint demo demo-vtab reproduce-table report clean
 .DEFAULT_GOAL := help
 
 help:
@@ -12,7 +12,8 @@ help:
 	@echo "make demo-vtab        eight adapters on VTAB-1k's dSprites tasks (hours on 2 cores; resumes)"
 	@echo "make data             downloads and prepares the 19 tasks, or ARGS=\"task=dtd,svhn\" some; see docs/data.md"
 	@echo "make reproduce-table  the paper's sweep: 19 tasks, 3 seeds, every adapter's grid; says what is missing;"
-	@echo "                      ARGS=\"source=tfds protocol=corrected\" changes any part of it"
+	@echo "                      ARGS=\"source=tfds protocol=corrected\" changes any part of it, LAUNCHER=ray where it runs"
+	@echo "make report           a page of tables and charts, DIR/report.html, from the rows in DIR=results/demo, or another folder"
 	@echo "make test             lint, types and the fast tests;  make test-all adds the slow ones and those on real data"
 
 $(READY): pyproject.toml
@@ -47,7 +48,11 @@ data: $(READY)
 	@$(RUN) -m data.prepare $(ARGS)
 
 reproduce-table: $(READY)
-	@$(RUN) scripts/reproduce_table.py $(ARGS)
+	@$(RUN) scripts/reproduce_table.py $(if $(LAUNCHER),launcher=$(LAUNCHER)) $(ARGS)
+
+report: DIR ?= results/demo
+report: $(READY)
+	@$(RUN) -m pvera.report $(DIR) $(ARGS)
 
 clean:
 	rm -rf $(VENV) results/demo .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -101,8 +101,8 @@ class Folder(Source):
             path = path.strip()
             if not path:
                 raise UserError(f"{where}: {line!r} must be `path label`")
-            if not (label.isascii() and label.isdigit() and int(label) < task.classes):
-                raise UserError(f"{where}: the label must be a whole number in 0 .. {task.classes - 1}, found {label!r}")
+            if not (label.isascii() and label.isdigit() and len(label) < 10 and int(label) < task.classes):
+                raise UserError(f"{where}: the label must be a whole number in 0 .. {task.classes - 1}, found {label[:20]!r}")
             if os.path.normpath(path) in entries:
                 raise UserError(f"{where}: {path} is listed twice, an image may be in a list only once")
             if problem := inside.problem(path):
@@ -138,6 +138,12 @@ class _Inside:
         """What is wrong with the path, or None."""
         if Path(path).is_absolute() or ".." in Path(path).parts:
             return f"leaves the folder: paths must be relative to {self.folder} and stay inside it"
+        try:
+            return self._problem_inside(path)
+        except (OSError, ValueError) as error:  # too long for a file name, or with a zero byte
+            return f"is no file name: {getattr(error, 'strerror', None) or error}"
+
+    def _problem_inside(self, path: str) -> str | None:
         directory, name = os.path.split(path)
         if directory not in self.directories:
             self.directories[directory] = (self.resolved / directory).resolve().is_relative_to(self.resolved)

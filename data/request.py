@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -66,3 +67,5 @@ def parse(kind: type[R], words: list[str]) -> R:
         return cast(R, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.from_dotlist(words))))
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # what YAML makes of a value
+        raise UserError(f"not a readable value in {' '.join(words)[:200]!r}: {' '.join(str(error).split())[:200]}") from error

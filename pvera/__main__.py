@@ -11,7 +11,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from pvera.config import MISTAKES, explain, register, to_runs
+from pvera.errors import UserError
+from pvera.overrides import check_command_line, close_environment
 from pvera.run import Done, execute
+from pvera.sweep import Sweep, is_lost_worker
+from pvera.worker import take_gpu
 
 #: Exit code after SIGTERM or SIGUSR1: EX_TEMPFAIL, try again.
 STOPPED = 75
@@ -24,6 +28,7 @@ def job(cfg: DictConfig) -> list[Done] | None:
     # One run after another in this process: what another worker has claimed can wait until the others are done.
     serial = not alone and HydraConfig.get().launcher._target_.endswith("BasicLauncher")
     try:
+        take_gpu()
         done = execute(to_runs(cfg), wait=not serial)
     except MISTAKES as error:
         refuse(error)
@@ -61,11 +66,19 @@ def main() -> None:
     signal.signal(signal.SIGUSR1, stop)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on as they are: mistakes become one line, bugs keep their traceback
     register()
+    close_environment()
     try:
+        check_command_line(sys.argv[1:])
         job()
     except MISTAKES as error:
         refuse(error)
         sys.exit(2)
+    except Exception as error:
+        if not is_lost_worker(error):
+            raise
+        refuse(UserError(f"the launcher lost a worker: {type(error).__name__}: {error}"))
+        Sweep.latest.finish()
+        sys.exit(1)
     except KeyboardInterrupt:
         print("pvera: stopped; the same command goes on from the last epoch", file=sys.stderr)
         sys.exit(130)

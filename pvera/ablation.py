@@ -18,9 +18,10 @@ from typing import Any
 
 from adapters import methods
 from pvera import results
+from pvera.comparable import SEPARATE
 from pvera.errors import UserError
 from pvera.results import Row
-from pvera.table import SEPARATE, admit, kind
+from pvera.table import admit, kind
 
 SCORE = "norm of mu"
 #: Figures of a row's own, by label with the unit, and the factor to that unit.

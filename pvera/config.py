@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, cast
 
@@ -158,7 +159,9 @@ def from_dict(saved: dict[str, Any]) -> Run:
         for key, schema in (("backbone", backbones.Backbone), ("protocol", Protocol), ("trainer", Trainer)):
             parts[key] = schema(**saved[key])
         return Run(**(saved | parts))
-    except (KeyError, TypeError) as error:
+    except UserError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise UserError(f"the checkpoint's run is not one that this version can build: {error}") from None
 
 
@@ -198,6 +201,8 @@ def explain(error: BaseException) -> str:
             return f"{cause.full_key} is no setting; there are {', '.join(sorted(map(str, cause.parent_node)))}"
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             return f"{cause.full_key}: {str(cause).splitlines()[0]}"
+    if absent := re.search(r"Could not find 'hydra/launcher/(joblib|ray|submitit)", str(error)):
+        return f"this launcher needs a package that is not installed: pip install -e '.[{'ray' if absent[1] == 'ray' else 'cluster'}]'"
     return " ".join(str(error).split("Config search path")[0].split())
 
 

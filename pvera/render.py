@@ -13,20 +13,21 @@ HOLE = "–"
 
 @dataclass(frozen=True)
 class Metric:
-    """How a field of the row is shown: its label with the unit, the factor to that unit, and the decimals that mean something."""
+    """How a field of the row is shown: its label with the unit, the factor to that unit, the decimals that mean something; what is good."""
 
     label: str
     factor: float
     decimals: int
+    higher_is_better: bool
 
 
 METRICS = {
-    "test_acc": Metric("accuracy (%)", 100, 1),
-    "test_ace": Metric("ACE (%)", 100, 2),
-    "test_ece": Metric("ECE (%)", 100, 2),
-    "test_nll": Metric("NLL (nats)", 1, 3),
-    "test_brier": Metric("Brier score", 1, 3),
-    "val_acc": Metric("validation accuracy (%)", 100, 1),
+    "test_acc": Metric("accuracy (%)", 100, 1, True),
+    "test_ace": Metric("ACE (%)", 100, 2, False),
+    "test_ece": Metric("ECE (%)", 100, 2, False),
+    "test_nll": Metric("NLL (nats)", 1, 3, False),
+    "test_brier": Metric("Brier score", 1, 3, False),
+    "val_acc": Metric("validation accuracy (%)", 100, 1, True),
 }
 
 
@@ -50,11 +51,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """Mean and sample standard deviation (None for one seed) over a number of seeds (None: not known), in the column's unit."""
+    """Mean and sample standard deviation (None for one seed) over a number of seeds (None: not known), in the column's unit.
+
+    `interval` is that of the mean, where it was asked for and there are seeds enough (pvera.statistics).
+    """
 
     mean: float
     std: float | None
     seeds: int | None
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -105,19 +110,18 @@ def csv(sections: list[Section]) -> str:
 
 def markdown(sections: list[Section]) -> str:
     """A table and its caption for each section, aligned, so that it reads as plain text too."""
-    parts = []
-    for section in sections:
-        grid = _grid(section)
-        widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
-        rule = [f"{'-' * (width - 1)}{'-' if at == 0 else ':'}" for at, width in enumerate(widths)]  # figures to the right
-        lines = []
-        for texts in (grid[0], rule, *grid[1:]):
-            padded = (
-                text.ljust(width) if at == 0 else text.rjust(width) for at, (text, width) in enumerate(zip(texts, widths, strict=True))
-            )
-            lines.append(f"| {' | '.join(padded)} |")
-        parts.append("\n".join([*lines, "", *section.caption]))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join("\n".join([*pipe_table(_grid(section)), "", *section.caption]) for section in sections) + "\n"
+
+
+def pipe_table(grid: list[list[str]]) -> list[str]:
+    """The lines of a markdown table: `grid` is its header and its lines, the first column to the left, figures to the right."""
+    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
+    rule = [f"{'-' * (width - 1)}{'-' if at == 0 else ':'}" for at, width in enumerate(widths)]
+    lines = []
+    for texts in (grid[0], rule, *grid[1:]):
+        padded = (text.ljust(width) if at == 0 else text.rjust(width) for at, (text, width) in enumerate(zip(texts, widths, strict=True)))
+        lines.append(f"| {' | '.join(padded)} |")
+    return lines
 
 
 def latex(sections: list[Section]) -> str:
@@ -164,17 +168,23 @@ def _grid(section: Section) -> list[list[str]]:
 
 
 def _texts(line: Line, section: Section) -> list[str]:
-    parameters = "–".join(f"{size:,}" for size in sorted(set(line.parameters))) or HOLE
-    cells = [_text(cell, column, section.seeds) for cell, column in zip(line.cells, section.columns, strict=True)]
-    return [line.adapter, parameters, *cells, *([] if line.seconds is None else [f"{line.seconds:,.0f}"])]
+    cells = [text(cell, column, section.seeds) for cell, column in zip(line.cells, section.columns, strict=True)]
+    return [line.adapter, parameters(line.parameters), *cells, *([] if line.seconds is None else [f"{line.seconds:,.0f}"])]
 
 
-def _text(cell: Cell | None, column: Column, usual: int | None) -> str:
-    """mean ± std, and the number of seeds where it is not the usual one."""
+def parameters(sizes: tuple[int, ...]) -> str:
+    """Their number, or the fewest and most."""
+    return "–".join(f"{size:,}" for size in sorted(set(sizes))) or HOLE
+
+
+def text(cell: Cell | None, column: Column, usual: int | None) -> str:
+    """mean ± std [interval], and the number of seeds where it is not the usual one."""
     if cell is None:
         return HOLE
     decimals = column.metric.decimals
     spread = "" if cell.std is None else f" ± {cell.std:.{decimals}f}"
+    if cell.interval is not None:
+        spread += " [{:.{d}f}, {:.{d}f}]".format(*cell.interval, d=decimals)
     return f"{cell.mean:.{decimals}f}{spread}{'' if cell.seeds == usual else f' ({cell.seeds})'}"
 
 

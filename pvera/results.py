@@ -122,7 +122,8 @@ def read(path: Path) -> Row:
     """The row in a file. Raises UserError, naming the file, for anything but a whole and unaltered row of this schema version."""
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except (OSError, ValueError) as error:
+        json.dumps(values, ensure_ascii=False).encode()  # text that no file can hold (half a character), or nested too deep
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a readable JSON row: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} is not a row: expected a JSON object, found {type(values).__name__}")
@@ -145,6 +146,11 @@ def read(path: Path) -> Row:
     for name, kind in types.items():
         if not isinstance(values[name], kind):
             raise UserError(f"{path}: {name} must be {getattr(kind, '__name__', kind)}, found {values[name]!r}")
+        if isinstance(values[name], float) and not math.isfinite(values[name]):
+            raise UserError(f"{path}: {name} must be finite, found {values[name]}")
+    for name, kind in (("grid", dict), ("limited_reasons", str)):
+        if not all(isinstance(value, kind) for value in values[name]):
+            raise UserError(f"{path}: {name} must be a list of {kind.__name__}, found {values[name]!r}")
     row = Row(**values)
     if row.digest != digest(row.config):
         raise UserError(f"{path}: its digest is not that of its config, so one of them was edited: delete the file and run again")
@@ -154,10 +160,15 @@ def read(path: Path) -> Row:
 
 
 def read_all(folder: Path) -> list[Row]:
-    """All rows below a folder (files named seed=*.json), in the order of their paths. Raises UserError where the folder does not exist."""
+    """All rows below a folder, in the order of their paths. Raises UserError where the folder does not exist."""
+    return list(read_files(folder).values())
+
+
+def read_files(folder: Path) -> dict[Path, Row]:
+    """All rows below a folder by their files, which are named seed=*.json; raises as `read_all`."""
     if not Path(folder).is_dir():
         raise UserError(f"no results folder at {folder}: name one that a run has written to")
-    return [read(found) for found in sorted(Path(folder).rglob("seed=*.json"))]
+    return {found: read(found) for found in sorted(Path(folder).rglob("seed=*.json"))}
 
 
 def ensure_writable(folder: Path) -> None:

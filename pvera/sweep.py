@@ -1,15 +1,18 @@
 """What a sweep tells: runs are checked before the first starts, each result is a line with the time left, failures set the exit code.
 
-How it stands when a run starts is told on a terminal alone, as the progress of the run itself.
+How it stands when a run starts is told on a terminal alone, as the progress of the run itself. Under a launcher with processes of its own,
+the command that started the sweep watches for rows, so that it makes no difference which process or machine writes them.
 """
 
 from __future__ import annotations
 
 import shlex
 import sys
+import threading
 import time
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from hydra import initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -24,6 +27,8 @@ from pvera import claims, failures, results
 from pvera.config import MISTAKES, Run, explain, register, to_runs
 from pvera.errors import UserError
 from pvera.run import Done, execute, row_path
+
+WATCH_S = 2  # between looks for new rows
 
 
 def jobs(config: DictConfig) -> list[list[str]]:
@@ -58,7 +63,9 @@ def packs(words: list[str]) -> list[list[Run]]:
 
 
 class Sweep(Callback):
-    """Hydra's callback of a multirun. Under a launcher with processes of its own, `on_job_end` runs in them and knows no totals."""
+    """Hydra's callback of a multirun. A launcher's worker gets an empty one: it knows no totals and has nothing to tell."""
+
+    latest: ClassVar[Sweep]
 
     def __init__(self) -> None:
         self.runs: list[tuple[list[str], Run]] = []
@@ -66,9 +73,18 @@ class Sweep(Callback):
         """Jobs of which another worker had a run when their turn came."""
         self.done_before = self.ended = self.begun = 0
         self.start = time.monotonic()
+        self.awaited: list[Path] = []
+        """Rows that a launcher's processes are to write."""
+        self.watcher: threading.Thread | None = None
+        self.over = threading.Event()
+        self.logs = ""
+
+    def __reduce__(self) -> Any:
+        return Sweep, ()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Composes and checks all runs, so that a wrong value in the last one stops the sweep before the first."""
+        Sweep.latest = self
         try:
             for job in jobs(config):
                 runs = compose(config, job)
@@ -79,6 +95,20 @@ class Sweep(Callback):
             print(f"pvera: {explain(error)}", file=sys.stderr)
             sys.exit(2)
         print(f"{len(self.runs)} runs: {self.done_before} done before, {len(self.runs) - self.done_before} to do", flush=True)
+        self.logs = config.hydra.launcher.get("submitit_folder", "").replace("%j", "*")
+        if not config.hydra.launcher._target_.endswith("BasicLauncher"):
+            self.awaited = [path for _, run in self.runs if not (path := row_path(run)).exists()]
+            self.watcher = threading.Thread(target=self._watch, daemon=True)
+            self.watcher.start()
+
+    def _watch(self) -> None:
+        while not self.over.wait(WATCH_S):
+            self._tell(self._appeared())
+
+    def _appeared(self) -> list[Done]:
+        there = [path for path in self.awaited if path.exists()]
+        self.awaited = [path for path in self.awaited if path not in there]
+        return [Done(path, True) for path in there]
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Says on a terminal how the sweep stands and what runs next."""
@@ -116,12 +146,20 @@ class Sweep(Callback):
             print(f"[{number}/{len(self.runs)}] {one.line()}{eta if one is new[-1] else ''}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Waits for what others work on, or does it should they fail. Sums up, and names what left no row, here and by the exit code."""
+        """Waits for what others work on, or does it should they fail."""
         for job in self.claimed:
             try:
                 self._tell([one for one in execute(compose(config, job)) if one.new])
             except MISTAKES as error:
                 print(f"pvera: {explain(error)}", file=sys.stderr)
+        self.finish()
+
+    def finish(self) -> None:
+        """Sums up, and names what left no row, here and by the exit code."""
+        if self.watcher is not None:
+            self.over.set()
+            self.watcher.join()
+            self._tell(self._appeared())
         missing = [(job, run, why) for job, run in self.runs if (why := _why_not(run))]
         self._sum_up(len(missing))
         if missing:
@@ -129,6 +167,8 @@ class Sweep(Callback):
             print(f"pvera: {len(missing)} of {len(self.runs)} runs failed; this command does only these again: {again}", file=sys.stderr)
             for job, run, why in missing:
                 print(f"  {' '.join(part for part in job if not part.startswith('seed='))} seed={run.seed}: {why}", file=sys.stderr)
+            if self.logs:
+                print(f"logs: {self.logs}", file=sys.stderr)
             sys.exit(1)
 
     def _sum_up(self, missing: int) -> None:
@@ -151,3 +191,8 @@ def _why_not(run: Run) -> str:
     except UserError as error:
         return str(error)
     return f"{failed.reason} ({failures.place(path)})" if failed else "left nothing behind, see above"
+
+
+def is_lost_worker(error: BaseException) -> bool:
+    """Whether a launcher says by this exception that one of its processes ended before its job did."""
+    return type(error).__module__.split(".")[0] in ("joblib", "ray", "submitit")

@@ -5,77 +5,45 @@ size or precision, or limited) never share a table; what else differs between ru
 """
 
 import argparse
-import json
 import sys
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 
-from data.tasks import GROUPS, TASKS
-from pvera import render, reported, results
+from data.tasks import TASKS
+from pvera import cell, render, reported, results
+from pvera.comparable import Comparable, Runs, brief, by_seed, columns, comparables, settings
 from pvera.errors import UserError
 from pvera.render import METRICS, Cell, Column, Line, Section
 from pvera.results import Row
 
-SEPARATE = ("backbone", "backbone_description", "source", "protocol", "image_size", "precision", "limited")
-
-Runs = dict[str, dict[int, Row]]  # one adapter's runs by task and seed
-
 
 def sections(rows: Iterable[Row], metric: str = "test_acc") -> list[Section]:
     """One section for each set of comparable rows, lines in the order of trainable parameters."""
-    comparable = defaultdict(list)
-    for row in rows:
-        comparable[tuple(getattr(row, name) for name in SEPARATE)].append(row)
-    return [_section(dict(zip(SEPARATE, facts, strict=True)), found, metric) for facts, found in sorted(comparable.items())]
+    return [section(found, metric) for found in comparables(rows)]
 
 
-def _section(facts: dict[str, Any], rows: list[Row], metric: str) -> Section:
-    runs: dict[str, Runs] = defaultdict(lambda: defaultdict(dict))
-    digests = defaultdict(set)
-    # The lowest validation loss comes last and stays; no test figure has a say. The digest settles ties, the same way everywhere.
-    for row in sorted(rows, key=lambda row: (row.val_loss, row.digest, row.finished), reverse=True):
-        runs[row.adapter][row.task][row.seed] = row
-        digests[row.adapter, row.task, row.seed].add(row.digest)
-    columns = _columns({row.task for row in rows}, metric)
-    lines, shown = [], []
-    for adapter, by_task in runs.items():
-        mine = [row for by_seed in by_task.values() for row in by_seed.values()]
+def section(found: Comparable, metric: str) -> Section:
+    """The table of a set of comparable rows."""
+    across = columns({row.task for row in found.rows}, metric)
+    lines = []
+    for adapter, runs in found.runs.items():
+        mine = [row for of_seed in runs.values() for row in of_seed.values()]
         sizes = [row.adapter_params for row in mine]
-        cells = [_cell(column, by_task) for column in columns]
+        cells = [_cell(column, runs) for column in across]
         lines.append(Line(adapter, (min(sizes), max(sizes)), cells, fmean(row.seconds for row in mine)))
-        shown += mine
     lines.sort(key=lambda line: (line.parameters, line.adapter))
     counts = {cell.seeds for line in lines for cell in line.cells if cell and cell.seeds}
-    several = sum(len(found) > 1 for found in digests.values())
-    return Section(facts, columns, lines, max(counts), _caption(shown, METRICS[metric].label, counts, several))
+    digests = {(row.adapter, row.task, row.seed, row.digest) for row in found.rows}
+    several = sum(number > 1 for number in Counter(key[:3] for key in digests).values())
+    return Section(found.facts, across, lines, max(counts), _caption(found.shown, METRICS[metric].label, counts, several))
 
 
 def _cell(column: Column, runs: Runs) -> Cell | None:
     """Over the seeds that have every task of the column; None, a hole, where no seed has."""
-    tasks = [task for group in column.groups for task in group]
-    seeds = set.intersection(*(set(runs.get(task, ())) for task in tasks))
-    values = [column.metric.factor * column.mean({task: getattr(runs[task][seed], column.field) for task in tasks}) for seed in seeds]
+    values = list(by_seed(column, runs).values())
     return Cell(fmean(values), stdev(values) if len(values) > 1 else None, len(values)) if values else None
-
-
-def _columns(present: set[str], metric: str) -> list[Column]:
-    """Tasks that were run, in VTAB-1k's order, with the means of their groups and both averages; for one task the test metrics."""
-    if len(present) == 1:
-        [task] = present
-        return [Column(task, METRICS[field].label, field, ((task,),)) for field in METRICS if field.startswith("test_")]
-    columns = []
-    members = {group: tuple(task for task in TASKS if TASKS[task].group == group) for group in GROUPS}
-    for group, tasks in members.items():
-        if found := [task for task in tasks if task in present]:
-            columns += [Column(group.capitalize(), task, metric, ((task,),)) for task in found]
-            columns.append(Column(group.capitalize(), f"{group} mean", metric, (tasks,)))
-    if columns:
-        columns.append(Column("VTAB-1k", f"mean of {len(TASKS)}", metric, (tuple(TASKS),)))
-        columns.append(Column("VTAB-1k", "mean of groups", metric, tuple(members.values())))
-    return columns + [Column("Extra", task, metric, ((task,),)) for task in sorted(present - TASKS.keys())]
 
 
 def kind(rows: list[Row]) -> list[str]:
@@ -118,22 +86,14 @@ def _differences(rows: list[Row]) -> list[str]:
     """Settings and data, beside the adapter's own, that are not the same for all runs of one task: `name (values)`."""
     values: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row in rows:
-        settings = {name: part for name, part in row.config.items() if name not in ("adapter", "seed")}
-        for name, value in _flat(settings | {"data": row.data}):
-            values[row.task, name].add(value if isinstance(value, str) else json.dumps(value))
+        for name, value in settings(row).items():
+            if name.split(".")[0] not in ("adapter", "seed"):
+                values[row.task, name].add(value)
     differing: dict[str, set[str]] = defaultdict(set)
     for (_, name), found in values.items():
         if len(found) > 1:
-            differing[name] |= {text if len(text) <= 20 else f"{text[:12]}…" for text in found}  # a checksum's start will do
+            differing[name] |= {brief(text) for text in found}
     return [f"{name} ({', '.join(sorted(found))})" for name, found in sorted(differing.items())]
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def admit(rows: list[Row], folder: Path, allow_limited: bool, allow_dirty: bool) -> None:
@@ -157,24 +117,39 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--allow-limited", action="store_true", help="show shortened runs too, in tables of their own")
     parser.add_argument("--allow-dirty", action="store_true", help="show runs of uncommitted code too")
     parser.add_argument("--with-reported", action="store_true", help="add what other publications report, in tables of their own")
+    parser.add_argument("--statistics", action="store_true", help="intervals, paired tests, ranks: statistics.md and .csv too")
+    parser.add_argument("--cell", metavar="ADAPTER/TASK", help="print the rows behind a cell, of all kinds, and write nothing")
     parser.add_argument("--out", metavar="DIR", type=Path, help="where the tables go (default: the folder itself)")
     options = parser.parse_args(arguments)
     try:
-        rows = results.read_all(options.folder)
+        files = results.read_files(options.folder)
+        rows = list(files.values())
+        if options.cell is not None and rows:
+            print(cell.trace(files, options.cell, options.metric), end="")
+            return 0
         admit(rows, options.folder, options.allow_limited, options.allow_dirty)
         tables = sections(rows, options.metric)
         if options.with_reported:
             if options.metric != "test_acc":
                 raise UserError(f"--with-reported adds accuracies, and no publication reports {options.metric}: leave one of the two out")
-            tables += reported.sections(reported.read(), _columns(set(TASKS), options.metric))
+            tables += reported.sections(reported.read(), columns(set(TASKS), options.metric))
         texts = {ending: form(tables) for ending, form in render.FORMS.items()}
-        stem = "table" if options.metric == "test_acc" else f"table-{options.metric}"
+        out = options.out or options.folder
+        of_metric = "" if options.metric == "test_acc" else f"-{options.metric}"
         for ending, text in texts.items():
-            results.write_atomically((options.out or options.folder) / f"{stem}.{ending}", text.encode())
+            results.write_atomically(out / f"table{of_metric}.{ending}", text.encode())
+        shown = texts["md"]
+        if options.statistics:
+            from pvera import render_statistics, statistics  # scipy takes a second
+
+            found = statistics.statistics(rows, options.metric)
+            shown = render_statistics.markdown(found)  # tables with intervals included
+            results.write_atomically(out / f"statistics{of_metric}.md", shown.encode())
+            results.write_atomically(out / f"statistics{of_metric}.csv", render_statistics.csv(found).encode())
     except UserError as error:
         print(f"pvera: {error}", file=sys.stderr)
         return 2
-    print(texts["md"], end="")
+    print(shown, end="")
     return 0
 
 

@@ -14,6 +14,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -261,16 +262,17 @@ def full_disk(bench: Bench) -> list[Line]:
     lines.append(Line("disk full while images are prepared", 1, *bench.compare(target), "named"))
     target = bench.new()
     target.mkdir()
-    if os.system(f"mount -t tmpfs -o size=200k none {target} 2>/dev/null") == 0:  # a real one, if this may be done here
+    # a real one, if this may be done here
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "none", target], stderr=subprocess.DEVNULL).returncode == 0:
         try:
             code = bench.sweep(target)
             assert code == 1 and "No space left on device" in bench.said, bench.said
             before = len(list(target.rglob("seed=*.json")))
-            os.system(f"mount -o remount,size=100m {target}")
+            subprocess.run(["mount", "-o", "remount,size=100m", target])
             assert bench.sweep(target) == 0 and 0 < before < RUNS, bench.said
             lines.append(Line(f"results on a tmpfs of 200 KB, full after {before} rows", 1, *bench.compare(target), "named; exit 1"))
         finally:
-            os.system(f"umount {target}")
+            subprocess.run(["umount", target])
     return lines
 
 
@@ -490,7 +492,8 @@ def read_only(bench: Bench) -> Line:
     target = bench.new()
     bench.sweep(target, at_write(".json.", 9, die))
     before = rows(target)
-    os.system(f"chmod -R a+rX,go-w {bench.folder}; chmod -R a+rwX {bench.folder}/cache; chmod a+rwx {bench.folder}")
+    for options in (["-R", "a+rX,go-w", f"{bench.folder}"], ["-R", "a+rwX", f"{bench.folder}/cache"], ["a+rwx", f"{bench.folder}"]):
+        subprocess.run(["chmod", *options])
 
     def inject() -> None:
         if os.getuid() == 0:

@@ -1,6 +1,7 @@
 """The paper's table: says what is missing on this machine and how to get it, runs what can be run, and renders the table.
 
-    make reproduce-table ARGS="source=tfds protocol=corrected"     or: python scripts/reproduce_table.py source=tfds protocol=corrected
+    make reproduce-table LAUNCHER=ray ARGS="source=tfds protocol=corrected"
+    or: python scripts/reproduce_table.py launcher=ray source=tfds protocol=corrected
 
 The words are Hydra's overrides of experiment=paper/all (task=dtd,kitti adapter=pvera seed=0 source.root=DIR ...). What has been run
 before is not run again. Exit codes: 0 the table is complete, 1 parts of it are missing, 2 a mistake in the request, 130 stopped.
@@ -9,15 +10,19 @@ before is not run again. Exit codes: 0 the table is complete, 1 parts of it are 
 import argparse
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydra import initialize_config_module
+from omegaconf import OmegaConf
 
 from pvera import results, sweep, table
 from pvera.config import MISTAKES, Run, explain, register
 from pvera.errors import UserError
+from pvera.overrides import check_words, close_environment
+from pvera.render import FORMS
+from pvera.results import Row
 
 EXPERIMENT = "experiment=paper/all"
 
@@ -28,8 +33,8 @@ class Plan:
 
     runs: dict[str, list[Run]]
     """By task: one for each backbone, source, ... of the sweep, whatever its adapter and seed."""
-    number: int
-    """Of all runs, adapters and seeds included."""
+    cells: list[tuple[tuple[str, ...], int]]
+    """All runs, adapters and seeds included: what `cell` says of a row, and the seed."""
     available: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
@@ -39,23 +44,37 @@ def plan(overrides: list[str]) -> Plan:
     if other := next((override for override in overrides if override.startswith("experiment=")), None):
         raise UserError(f"this is {EXPERIMENT}, found {other}: restrict it by adapter=, task= or seed=, or run python -m pvera {other}")
     register()
+    check_words(overrides)
+    close_environment()
     with initialize_config_module("configs", version_base="1.3"):
         config = sweep.load([EXPERIMENT, *overrides])
         jobs = sweep.jobs(config)
         # Data and weights do not depend on adapter and seed: one run for all that differ in nothing else.
-        others = {tuple(part for part in job if not part.startswith(("adapter", "seed="))): job for job in jobs}
+        composed: dict[tuple[str, ...], list[Run]] = {}
         runs: dict[str, list[Run]] = {}
-        for job in others.values():
-            task = [part for part in job if part.startswith("task=")][-1]
-            seeds = sweep.compose(config, job)
-            runs.setdefault(task, []).append(seeds[0])
-    return Plan(runs, len(jobs) * len(seeds))
+        cells: list[tuple[tuple[str, ...], int]] = []
+        for job in jobs:
+            others = tuple(part for part in job if not part.startswith(("adapter", "seed=")))
+            if others not in composed:
+                composed[others] = sweep.compose(config, job)
+                runs.setdefault(_last(job, "task"), []).append(composed[others][0])
+            run = composed[others][0]
+            adapter = _last(job, "adapter").removeprefix("adapter=")
+            swept = [part for part in job if part.startswith("seed=")]
+            seeds = OmegaConf.from_dotlist(swept).seed if swept else [one.seed for one in composed[others]]
+            cell = (run.backbone.name, run.source.name, run.protocol.name, adapter, run.task.name)
+            cells += [(cell, seed) for seed in (seeds if isinstance(seeds, Iterable) else [seeds])]
+    return Plan(runs, cells)
+
+
+def _last(job: list[str], key: str) -> str:
+    return [part for part in job if part.startswith(f"{key}=")][-1]
 
 
 def check(wanted: Plan) -> None:
     """Prints a line for each task and backbone, and notes what is there and what is not."""
     some = next(iter(wanted.runs.values()))
-    print(f"{EXPERIMENT}: {wanted.number} runs, source {some[0].source.name}, protocol {some[0].protocol.name}; its data and weights:")
+    print(f"{EXPERIMENT}: {len(wanted.cells)} runs, source {some[0].source.name}, protocol {some[0].protocol.name}; its data and weights:")
     said = ""
 
     def ready(what: str, runs: list[Run], look: Callable[[Run], None]) -> bool:
@@ -83,7 +102,28 @@ def render(folder: Path) -> int:
         print(f"no table: no run has left a row in {folder} yet")
         return 1
     shown = [str(folder), "--allow-limited", "--allow-dirty"]  # their captions say so
-    return max(table.main([*shown, "--with-reported"]), table.main([*shown, "--metric", "test_ace"]))
+    code = max(table.main([*shown, "--with-reported"]), table.main([*shown, "--metric", "test_ace"]))
+    if not code:
+        print(f"\nwritten: {', '.join(str(folder / f'{stem}.{ending}') for stem in ('table', 'table-test_ace') for ending in FORMS)}")
+    return code
+
+
+def name_missing(wanted: Plan, rows: list[Row]) -> None:
+    """Prints which of the cells asked for lack runs, by task."""
+    there = {((row.backbone, row.source, row.protocol, row.adapter, row.task), row.seed) for row in rows}
+    lacking: dict[str, dict[str, list[int]]] = {}
+    number = 0
+    for cell, seed in wanted.cells:
+        if (cell, seed) not in there:
+            lacking.setdefault(cell[-1], {}).setdefault(cell[-2], []).append(seed)
+            number += 1
+    print(f"missing cells: {number} of {len(wanted.cells)} runs have no row" if number else f"no cell is missing: {len(wanted.cells)} runs")
+    all_adapters = {cell[-2] for cell, _ in wanted.cells}
+    for task, adapters in lacking.items():
+        seeds = sorted({tuple(found) for found in adapters.values()})
+        alike = [f"seeds {', '.join(map(str, sorted(set(seeds[0]))))}"] if adapters.keys() == all_adapters and len(seeds) == 1 else []
+        named = [f"{adapter} (seeds {', '.join(map(str, sorted(set(found))))})" for adapter, found in adapters.items()]
+        print(f"  {task:22} {f'all adapters, {alike[0]}' if alike else ', '.join(named)}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -100,7 +140,10 @@ def main(arguments: list[str] | None = None) -> int:
             others = [override for override in overrides if not override.startswith("task=")]
             code = subprocess.run([sys.executable, "-m", "pvera", EXPERIMENT, *others, f"task={tasks}"]).returncode
         if code in (0, 1):  # 1: some runs failed
-            code = max(code, render(Path(next(iter(wanted.runs.values()))[0].results)))
+            folder = Path(next(iter(wanted.runs.values()))[0].results)
+            if (rendered := render(folder)) == 0:
+                name_missing(wanted, results.read_all(folder))
+            code = max(code, rendered)
     except MISTAKES as error:
         print(f"pvera: {explain(error)}", file=sys.stderr)
         return 2

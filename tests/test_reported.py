@@ -7,10 +7,10 @@ from test_results import make_row
 from test_table import demo_rows, full_rows, keep
 
 from data.tasks import GROUPS, TASKS
-from pvera import render, reported, table
+from pvera import comparable, render, reported, table
 from pvera.errors import UserError
 
-COLUMNS = table._columns(set(TASKS), "test_acc")
+COLUMNS = comparable.columns(set(TASKS), "test_acc")
 
 
 def plain_means(row: dict[str, str]) -> dict[str, float]:

@@ -4,6 +4,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+from test_results import make_row
 
 from data.tasks import TASKS
 
@@ -64,6 +65,7 @@ def test_it_runs_what_it_can_shows_it_beside_the_reported_rows_and_goes_on(repro
     assert code == 1 and "not complete, missing: task=cifar100;" in err.splitlines()[-1]
     assert "source=offline holds the tasks extra/digits, dsprites_loc and dsprites_ori, not cifar100" in out
     assert "1 runs: 0 done before, 1 to do" in out and "[1/1] linear_probe on digits, seed 0: test accuracy" in out
+    assert "missing cells: 1 of 2 runs have no row\n  cifar100               all adapters, seeds 0\n" in out
     rows = list((tmp_path / "results").rglob("seed=*.json"))
     assert len(rows) == 1
     tables = {path.name: path.read_text() for path in (tmp_path / "results").glob("table*.md")}
@@ -74,9 +76,26 @@ def test_it_runs_what_it_can_shows_it_beside_the_reported_rows_and_goes_on(repro
     code, out, err = reproduce(*TINY, "task=extra/digits")
     assert code == 0 and err == "" and "1 runs: 1 done before, 0 to do" in out and tables["table.md"] in out
     assert rows[0].stat().st_mtime_ns == written
+    assert "no cell is missing: 1 runs" in out and out.count(".tex") == 2
 
     code, out, err = reproduce(*TINY, "task=cifar100")  # nothing can be run, but there is a table
     assert code == 1 and "done before" not in out and tables["table.md"] in out and "missing: task=cifar100;" in err
+
+
+@pytest.mark.parametrize("seeds", ["seed=[0,1]", "seed=0,1"])
+def test_missing_cells_are_named_by_task(seeds, capsys):
+    script = runpy.run_path(str(SCRIPT))
+    wanted = script["plan"](["backbone=test_vit", "adapter=lora,vera", "task=dtd,kitti,extra/digits", seeds])
+    there = {"backbone": "test_vit", "source": "folder", "protocol": "released"}
+    rows = [make_row(adapter="lora", task="dtd", seed=1, **there), make_row(adapter="vera", task="digits", seed=0, **there)]
+    others = [make_row(adapter="lora", task="kitti", **there | {"protocol": "corrected"}), make_row(adapter="ia3", task="kitti", **there)]
+    script["name_missing"](wanted, rows + others)
+    assert capsys.readouterr().out.splitlines() == [
+        "missing cells: 10 of 12 runs have no row",
+        "  dtd                    lora (seeds 0), vera (seeds 0, 1)",
+        "  kitti                  all adapters, seeds 0, 1",
+        "  digits                 lora (seeds 0, 1), vera (seeds 1)",
+    ]
 
 
 @pytest.mark.parametrize(

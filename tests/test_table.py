@@ -1,7 +1,6 @@
 """Tables: golden renderings, what is averaged, chosen, refused and said, against plain arithmetic."""
 
 import csv
-import json
 import random
 import statistics
 import subprocess
@@ -275,7 +274,7 @@ def test_2000_rows_in_3_seconds_from_the_command_line_without_torch(tmp_path):
     for row in full_rows(adapters):
         target = results.path(tmp_path, row.backbone, row.adapter, row.task, row.seed, row.digest)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(vars(row)))
+        target.write_text(results.to_text(vars(row)))
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-X", "importtime", "-m", "pvera.table", str(tmp_path)], capture_output=True, text=True)
     assert time.perf_counter() - start < 3

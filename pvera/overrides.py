@@ -1,0 +1,131 @@
+"""What a command line may ask of Hydra: values and choices, never code.
+
+Hydra runs what a configuration names under `_target_`, what a logging configuration names as a class or factory, what `hydra.searchpath`
+imports, the shell lines in a launcher's `setup`, and a pickle with --experimental-rerun. The words of a command line (which may come from
+a form, a script or somebody's mail) reach none of that. A launcher's shell lines may stand in a file of configs/launcher or --config-dir.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
+
+from pvera.config import Run
+from pvera.errors import UserError
+
+#: What may be set below `hydra` on the command line: how much of a machine a run gets, and where Hydra writes.
+SETTABLE = {"hydra.mode", "hydra.run.dir", "hydra.sweep.dir"} | {
+    f"hydra.launcher.{field}"
+    for field in (
+        "n_jobs", "timeout_min", "partition", "qos", "account", "constraint", "nodes", "tasks_per_node", "gpus_per_node", "gpus_per_task",
+        "cpus_per_task", "cpus_per_gpu", "mem_gb", "mem_per_cpu", "mem_per_gpu", "array_parallelism", "max_num_timeout", "signal_delay_s",
+        "submitit_folder", "ray.init.address", "ray.init.num_cpus", "ray.init.num_gpus", "ray.remote.num_cpus", "ray.remote.num_gpus",
+    )
+}  # fmt: skip
+#: Classes that a file of --config-dir may name: the launchers.
+TARGETS = {
+    "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+    "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+    "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher",
+    "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",
+    "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
+}
+#: Environment variables that a configuration may read: who and where, no secret.
+READABLE = ("HOME", "USER", "LOGNAME", "TMPDIR", "SCRATCH", "PVERA_CACHE", "VTAB1K_ROOT", "TFDS_DATA_DIR")
+
+LONGEST = 250  # characters of a choice, which is the name of a file; of several, separated by commas, each
+
+_PLAIN = {field.name for field in fields(Run) if field.default != MISSING} - {"logger"}  # settings that are no group of choices
+_GROUPS = {field.name for field in fields(Run)} - _PLAIN | {"experiment", "launcher", "schema"}
+
+
+def check_command_line(arguments: list[str]) -> None:
+    """Refuses a command line of `python -m pvera` that asks for more. Raises UserError, or HydraException for what Hydra cannot parse."""
+    asked = get_args_parser().parse_args(arguments)
+    for flag in ("config_path", "config_name", "experimental_rerun"):
+        if getattr(asked, flag):
+            raise UserError(
+                f"--{flag.replace('_', '-')} is not supported: put own configurations into a folder and name it by --config-dir"
+            )
+    check_words(asked.overrides)
+    if asked.config_dir:
+        check_folder(Path(asked.config_dir))
+
+
+def check_words(words: list[str]) -> None:
+    """The same for overrides (`key=value`) alone."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(words)
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets as deep
+        raise UserError(f"overrides that cannot be read: {' '.join(str(error).split())}") from error
+    for word, override in zip(words, parsed, strict=True):
+        if reason := _refusal(word, override):
+            raise UserError(f"{word[:100]!r} is refused: {reason}")
+
+
+def _refusal(word: str, override: Override) -> str | None:
+    key, value = override.key_or_group, override.get_value_string() if not override.is_delete() else ""
+    dotted = re.fullmatch(r"\w+(\.\w+)+", key)  # a setting of a part; else a group, or a setting of the run itself
+    packages = (override.package or "").split(":")
+    if "_target_" in word:
+        return "a command line cannot name code to run"
+    if key.split(".")[0] == "hydra" and key not in SETTABLE:
+        known = ", ".join(sorted(name.removeprefix("hydra.") for name in SETTABLE))
+        return f"a command line sets only these below hydra: {known}; launcher.* can stand in a file of --config-dir"
+    if any(package.split(".")[0] == "hydra" for package in packages):
+        return "a command line cannot put a group's choice below hydra"
+    if override.is_delete() and override.value() is not None:
+        return "~ takes a group or setting away, and no value"
+    if key not in _PLAIN and not dotted and max(map(len, [key, *value.split(",")])) > LONGEST:
+        return f"no choice has a name of more than {LONGEST} characters"
+    if (key in _GROUPS or "/" in key or not key or override.package) and isinstance(override.value(), int | float):
+        return "a choice is a name, not a number"
+    if key in SETTABLE and re.search(r"[\x00-\x1f]", value):
+        return "the value has a control character"
+    if key not in _PLAIN and not dotted and re.search(r"\.\.|(^|[^\w.-])/", value):
+        return "a choice is a name, not a path: put the file into a folder and name that by --config-dir"
+    return None
+
+
+def check_folder(folder: Path) -> None:
+    """Refuses a folder of --config-dir in which a file names code to run, or a file elsewhere. Raises UserError."""
+    for path in (Path(where) / name for where, _, names in os.walk(folder, followlinks=True) for name in names if name.endswith(".yaml")):
+        try:
+            content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        except (OSError, ValueError, AssertionError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+            raise UserError(f"{path} is not a readable YAML file: {' '.join(str(error).split())}") from error
+        for key, value in _pairs(content):
+            if key in ("()", "class", "searchpath", "hydra.searchpath") or (key == "_target_" and value not in TARGETS):
+                raise UserError(f"{path} is refused: {key} would run code, and only a launcher's class may be named, found {value!r}")
+            if key == "defaults" and ".." in str(value):
+                raise UserError(f"{path} is refused: its defaults leave the folder: {value!r}")
+
+
+def _pairs(node: Any) -> Iterator[tuple[str, Any]]:
+    """Every key and value of nested dicts and lists."""
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+        yield str(key), value
+        yield from _pairs(value)
+
+
+def _environment(name: str, *default: Any) -> Any:
+    if name not in READABLE:
+        raise UserError(f"${{oc.env:{name}}} is not read, settings end in rows: of the environment there are {', '.join(READABLE)}")
+    return oc.env(name, *default)
+
+
+def close_environment() -> None:
+    """From here on `${oc.env:NAME}` reads READABLE alone, however it is written, so that no key or token gets into a row."""
+    OmegaConf.register_new_resolver("oc.env", _environment, replace=True)

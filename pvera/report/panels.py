@@ -1,0 +1,121 @@
+"""Charts of a set of comparable rows: accuracy against parameters and against ACE, and the differences to VeRA by task."""
+
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from data.tasks import TASKS
+from pvera.comparable import Comparable, by_seed
+from pvera.render import METRICS, Column
+from pvera.report.charts import Chart, HeatMap, Panel, Series
+from pvera.statistics import REFERENCE, Statistics
+
+
+@dataclass(frozen=True)
+class Point:
+    """One adapter over all tasks that count: trainable parameters (mean over its runs), accuracy and ACE (%) with their deviations."""
+
+    adapter: str
+    parameters: float
+    accuracy: float
+    ace: float
+    accuracy_sd: float | None
+    ace_sd: float | None
+    seeds: int
+
+
+def points(found: Comparable) -> tuple[str, list[Point]]:
+    """What is averaged, in words, and every adapter's point: over the VTAB-1k tasks (else the others) that all of them have."""
+    common = [task for task in found.tasks if all(task in runs for runs in found.runs.values())]
+    common = [task for task in common if task in TASKS] or common
+    if not common:
+        return "", []
+    of_all = "" if len(common) == len(TASKS) else " that all adapters have"
+    what = common[0] if len(common) == 1 else f"mean of the {len(common)} tasks{of_all}"
+    made = []
+    for adapter, runs in found.runs.items():
+        accuracy, ace = (list(by_seed(Column("", "", name, (tuple(common),)), runs).values()) for name in ("test_acc", "test_ace"))
+        if not accuracy:  # no seed has them all
+            continue
+        sizes = [row.adapter_params for task in common for row in runs[task].values()]
+        spreads = [stdev(values) if len(values) > 1 else None for values in (accuracy, ace)]
+        made.append(Point(adapter, fmean(sizes), fmean(accuracy), fmean(ace), spreads[0], spreads[1], len(accuracy)))
+    return what, sorted(made, key=lambda point: (point.parameters, point.adapter))
+
+
+def pareto(found: list[Point]) -> list[Point]:
+    """Those that no other beats in accuracy without more parameters, in the order of parameters."""
+    front: list[Point] = []
+    for point in sorted(found, key=lambda point: (point.parameters, -point.accuracy)):
+        if not front or point.accuracy > front[-1].accuracy:
+            front.append(point)
+    return front
+
+
+def trade_offs(found: Comparable, index: dict[str, int]) -> Panel | None:
+    """Accuracy against trainable parameters with the Pareto front, and ACE against accuracy; None below two adapters to compare."""
+    what, made = points(found)
+    if len(made) < 2:
+        return None
+    sizes = [point.parameters for point in made if point.parameters] or [1.0]
+    zero = min(sizes) / 10  # a log axis has no 0: it gets a place of its own, and its name
+
+    def at(point: Point) -> float:
+        return point.parameters or zero
+
+    def mark(point: Point, x: float, y: float, spread: float | None) -> Series:
+        seeds = f"{point.seeds} seed{'s' * (point.seeds > 1)}"
+        said = f"{point.adapter}: {point.parameters:,.0f} parameters, accuracy {point.accuracy:.1f} %, ACE {point.ace:.2f} % ({seeds})"
+        return Series(point.adapter, [x], [y], index[point.adapter], False, True, False, None if spread is None else [spread], [said])
+
+    front = pareto(made)
+    named = ", ".join(point.adapter for point in front)
+    line = Series("Pareto front", [at(point) for point in front], [point.accuracy for point in front], None, steps=True)
+    ticks = {float(size): _size(size) for size in _round_sizes(min(sizes), max(sizes))}
+    if any(not point.parameters for point in made):
+        ticks = {zero: "0"} | ticks
+    size = Chart(
+        "Accuracy against trainable parameters",
+        "trainable parameters of the adapter, without the head",
+        METRICS["test_acc"].label,
+        [line, *(mark(point, at(point), point.accuracy, point.accuracy_sd) for point in made)],
+        f"Scatter plot of {len(made)} adapters, parameters on a log axis. On the Pareto front, by parameters: {named}.",
+        log_x=True,
+        ticks=ticks,
+    )
+    best = min(made, key=lambda point: point.ace)
+    ace = Chart(
+        "ACE against accuracy",
+        METRICS["test_acc"].label,
+        METRICS["test_ace"].label,
+        [mark(point, point.accuracy, point.ace, point.ace_sd) for point in made],
+        f"Scatter plot of {len(made)} adapters; lower and to the right is better. The lowest ACE is that of {best.adapter}.",
+    )
+    bars = " Bars: sample standard deviation over seeds." if any(point.seeds > 1 for point in made) else ""
+    note = f"Accuracy and ACE: {what}. On the Pareto front: {named}.{bars}"
+    return Panel("trade-offs", "Trade-offs", [size, ace], note)
+
+
+def differences(one: Statistics) -> Panel | None:
+    """A heat map of every adapter's differences to VeRA by task."""
+    compared = [found for found in one.comparisons if found.against == REFERENCE and found.differences]
+    if not compared:
+        return None
+    tasks = list(dict.fromkeys(task for found in compared for task in found.differences))
+    values = [[found.differences.get(task) for task in tasks] for found in compared]
+    metric = one.metric
+    better = "; ".join(f"{found.adapter} better on {found.wins} of {len(found.differences)}" for found in compared)
+    shown = HeatMap(
+        f"Difference to {REFERENCE}, {metric.label}", [found.adapter for found in compared], tasks, values, metric.label, metric.decimals,
+        f"Heat map of differences to {REFERENCE} by adapter and task: {better}.",
+    )  # fmt: skip
+    return Panel(f"differences-{one.metric.label.split()[0].lower()}", f"Task by task against {REFERENCE}", [shown])
+
+
+def _round_sizes(least: float, most: float) -> list[int]:
+    """Powers of ten from below the least to above the most; where these are close, also twice and five times as much."""
+    steps = (1,) if most >= 100 * least else (1, 2, 5)
+    return [step * 10**power for power in range(9) for step in steps if least / 2 <= step * 10**power <= 2 * most]
+
+
+def _size(parameters: int) -> str:
+    return f"{parameters // 10**6}M" if parameters >= 10**6 else f"{parameters // 1000}k" if parameters >= 1000 else str(parameters)

@@ -1,0 +1,35 @@
+"""One GPU for each process of a launcher that hands out none itself (joblib): PVERA_GPUS=0,1,2,3 in the launcher's configuration."""
+
+import os
+import socket
+
+from filelock import FileLock, Timeout
+
+from data.wheels import cache_dir
+from pvera.errors import UserError
+
+_held: list[FileLock] = []  # for as long as the process lives; a dead process holds none
+
+
+def take_gpu() -> None:
+    """Makes this process see only one of the GPUs in $PVERA_GPUS that no other process has taken; does nothing without that variable.
+
+    To be called before CUDA starts. Raises UserError if all are taken.
+    """
+    gpus = os.environ.get("PVERA_GPUS")
+    if not gpus or _held:
+        return
+    for gpu in gpus.split(","):
+        path = cache_dir() / "gpus" / f"{socket.gethostname()}-{gpu.strip()}.lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path)
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        except OSError as error:
+            raise UserError(f"cannot lock {path}: {error.strerror}; set PVERA_CACHE to a folder that can be written") from error
+        _held.append(lock)
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu.strip()
+        return
+    raise UserError(f"PVERA_GPUS={gpus}: other processes have taken them all; set hydra.launcher.n_jobs to their number")
