@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from pvera import results
-from pvera.config import MISTAKES, Run, explain, register, to_runs
+from pvera.config import MISTAKES, Run, explain
 from pvera.errors import UserError
+from pvera.overrides import compose_run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,12 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def composed(overrides: list[str]) -> Run:
     """The run of these settings; by default under results/segmentation."""
-    from hydra import compose, initialize_config_module
-
-    register()
-    with initialize_config_module("configs", version_base="1.3"):
-        [run] = to_runs(compose("config", overrides=["name=segmentation", *overrides]))
-    return run
+    return compose_run(["name=segmentation", *overrides])
 
 
 def segment(run: Run, data: str) -> tuple[Path, dict[str, Any]]:
