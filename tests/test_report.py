@@ -17,6 +17,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from pvera import results, table
 from pvera.comparable import comparables
+from pvera.reliability import reliability
 from pvera.report import __main__ as report
 from pvera.report import ablations, beside, interactive, page, panels
 from pvera.report.charts import HeatMap
@@ -173,10 +174,10 @@ def test_reliability_is_that_of_the_ece():
     stream = np.random.default_rng(0)
     probabilities, labels = stream.dirichlet([0.4] * 5, 3000).astype(np.float32), stream.integers(0, 5, 3000)
     probabilities[:7], labels[:7] = np.eye(5, dtype=np.float32)[labels[:7]], labels[:7]  # confidences of 1
-    found = beside.bins(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
+    found = reliability(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
     reference = multiclass_calibration_error(torch.tensor(probabilities), torch.tensor(labels), 5, n_bins=15, norm="l1")
-    assert sum(share * abs(accuracy - confidence) for confidence, accuracy, share in found) == pytest.approx(reference.item(), abs=1e-6)
-    assert sum(share for *_, share in found) == pytest.approx(1)
+    assert sum(one["share"] * abs(one["accuracy"] - one["confidence"]) for one in found) == pytest.approx(reference.item(), abs=1e-6)
+    assert sum(one["share"] for one in found) == pytest.approx(1)
 
 
 def test_curves_are_of_the_chosen_point_without_a_broken_line(made):
