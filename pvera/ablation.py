@@ -20,6 +20,7 @@ from adapters import methods
 from pvera import results
 from pvera.comparable import SEPARATE
 from pvera.errors import UserError
+from pvera.loggers import csv as log
 from pvera.results import Row
 from pvera.table import admit, kind
 
@@ -98,18 +99,15 @@ def settings(row: Row) -> dict[str, Any]:
 def beside(path: Path, row: Row, score: str) -> tuple[dict[str, float], list[float]]:
     """What stands beside a row: figures of the epoch that was kept and of the OOD reports, by label; and the validation losses."""
     found: dict[str, float] = {}
-    point = ",".join(f"{key}={value}" for key, value in row.chosen.items()) if len(row.grid) > 1 else ""
-    log, losses = path.with_suffix(".csv"), []
-    if log.exists():
-        with log.open(encoding="utf-8", newline="") as file:
-            lines = [line for line in csv.DictReader(file) if line.get("point") == point and line.get("val_loss")]
-        try:
-            losses = [float(line["val_loss"]) for line in lines]
-            for line in lines:
-                if int(line["epoch"]) == row.best_epoch:
-                    found |= {label: float(line[name]) for label, name in OF_EPOCHS.items() if line.get(name)}
-        except ValueError as error:
-            raise UserError(f"{log} is not a log of epochs: {error}") from None
+    place = path.with_suffix(".csv")
+    lines = [line for line in log.of_chosen(place, row) if line.get("val_loss")]
+    try:
+        losses = [float(line["val_loss"]) for line in lines]
+        for line in lines:
+            if int(line["epoch"]) == row.best_epoch:
+                found |= {label: float(line[name]) for label, name in OF_EPOCHS.items() if line.get(name)}
+    except ValueError as error:
+        raise UserError(f"{place} is not a log of epochs: {error}") from None
     for report in sorted(path.parent.glob(f"ood-{path.stem}-*.json")):
         try:
             values = json.loads(report.read_text(encoding="utf-8"))
@@ -195,6 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         rows = results.read_all(options.folder)
+        results.ensure_writable(out)
         admit(rows, options.folder, options.allow_limited, options.allow_dirty)
         paths = sorted(options.folder.rglob("seed=*.json"))
         parts, lines = [], [["task", "setting", "figure", "mean", "std", "seeds"]]

@@ -191,6 +191,14 @@ def test_bad_input_is_one_line(rows, tmp_path, capsys, command, words, said):
     assert said in error and error.count("\n") == 1 and error.startswith("pvera: ")
 
 
+def test_a_log_of_epochs_that_is_none_is_one_line(rows, tmp_path, capsys):
+    given = Path(shutil.copytree(rows["linear_probe"].parent, tmp_path / "run")) / rows["linear_probe"].name
+    given.with_suffix(".csv").write_text("epoch,point,sigma/0.q/q50\n1,,low\n")
+    assert uncertainty.main([str(given)]) == 2
+    error = capsys.readouterr().err
+    assert "is not a log of epochs" in error and error.count("\n") == 1
+
+
 def test_a_collapsed_latent_is_told_once_a_run(tmp_path, capsys):
     register()
     words = [*TINY, "adapter=pvera", "adapter.rank=8", "adapter.lr=1e-3", "adapter.prior_sigma=100", "trainer.epochs=2"]

@@ -10,7 +10,6 @@ from tqdm import tqdm
 
 from pvera import results
 from pvera.loggers import csv as log
-from pvera.loggers.base import label
 from pvera.reliability import BINS, reliability
 from pvera.report.charts import Chart, Panel, Series
 from pvera.results import Row
@@ -84,12 +83,8 @@ def _curve(name: str, title: str, told: list[tuple[Row, list[dict[str, str]]]], 
 
 
 def _epochs(path: Path, row: Row) -> list[dict[str, str]]:
-    """The lines of the chosen point; none where there is no such file, or it is not text."""
-    try:
-        lines = log.read(path)
-    except UnicodeDecodeError:
-        return []
-    return [line for line in lines if line.get("point") in (label(row.chosen), "") and _number(line["epoch"]) is not None]
+    """The lines of the chosen point; none where there is no such file."""
+    return [line for line in log.of_chosen(path, row) if _number(line["epoch"]) is not None]
 
 
 def _number(text: str | None) -> float | None:
