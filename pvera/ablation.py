@@ -11,14 +11,13 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from adapters import methods
 from pvera import results
-from pvera.comparable import SEPARATE
+from pvera.comparable import SEPARATE, asked
 from pvera.errors import UserError
 from pvera.loggers import csv as log
 from pvera.results import Row
@@ -87,13 +86,11 @@ def varied(rows: list[Row]) -> list[str]:
 
 
 def settings(row: Row) -> dict[str, Any]:
-    """The settings of a row by name, the adapter's own without a prefix; with the defaults of those that came later than the row."""
-    own = {f.name: f.default for f in fields(methods()[row.adapter]) if f.metadata.get("later")} | row.config["adapter"]
-    own["adapter"] = own.pop("name")
-    others = {name: part for name, part in row.config.items() if name not in ("adapter", "seed", "task")}
-    flat = {f"{name}.{key}": value for name, part in others.items() if isinstance(part, dict) for key, value in part.items()}
-    plain = {name: part for name, part in others.items() if not isinstance(part, dict)}
-    return own | plain | {name: value for name, value in flat.items() if name != "source.fingerprint"}
+    """The settings of a row by name, the adapter's own first and without a prefix; without what a task or a seed decides."""
+    found = {name: value for name, value in asked(row).items() if name not in ("seed", "task", "source.fingerprint")}
+    own = {name.removeprefix("adapter."): value for name, value in found.items() if name.startswith("adapter.")}
+    own["adapter"] = own.pop("name", row.adapter)
+    return own | {name: value for name, value in sorted(found.items(), key=lambda item: "." in item[0]) if not name.startswith("adapter.")}
 
 
 def beside(path: Path, row: Row, score: str) -> tuple[dict[str, float], list[float]]:

@@ -202,6 +202,9 @@ def test_ablations_are_found_by_what_differs():
     assert [line[1] for line in panel.table[1:]] == ["4", "16", "64"] and panel.table[1][3] == "9.0 ± 7.1"
     [line] = panel.charts[0].series
     assert line.x == [4, 16, 64] and line.y == pytest.approx([9, 21, 69]) and line.spread == pytest.approx([50**0.5] * 3)
+    [late] = comparables(run("pvera", settings={"adapter": {"name": "pvera", "rank": 4} | more}) for more in ({}, {"posterior": "laplace"}))
+    [panel] = ablations.ablations(late)
+    assert [line[1] for line in panel.table] == ["adapter.posterior", "gaussian", "laplace"]  # a default that the row does not have
     [plain] = comparables([of(4), of(4, seed=1), of(16, "kitti")])
     assert ablations.ablations(plain) == []  # tasks may differ in settings, and seeds do
 
