@@ -141,6 +141,7 @@ def test_images_that_are_the_runs_own_are_told(rows, tmp_path, capsys):
 def test_evaluation_averages_sampled_passes(rows, capsys):
     checkpoint = rows["pvera"].with_suffix(".safetensors")
     said = [report(evaluate, capsys, checkpoint, *words) for words in ([], ["--samples", 4])]
+    assert report(evaluate, capsys, rows["pvera"]) == said[0]  # a row stands for its checkpoint
     nll = [float(line.split()[1]) for lines in said for line in lines.splitlines() if line.startswith("test_nll")]
     assert len(nll) == 2 and math.isfinite(nll[1]) and nll[0] != nll[1]
 
