@@ -1,0 +1,100 @@
+"""Processes that are killed, start together, or find that the clock was set back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections import Counter
+
+from faults.bench import PACKS, RUNS, Bench, Line, done, rows
+from faults.inject import WRITES, at_write, die, in_cache
+from pvera import claims, trial
+
+
+def random_kills(bench: Bench) -> list[Line]:
+    """SIGKILL at moments spread evenly over all that a sweep does, each in the process that goes on after the one before; then it ends.
+
+    A moment is a number of rows that are there and a delay of up to what the next rows take, start-up included.
+    """
+    target = bench.new()
+    begun = time.perf_counter()
+    assert bench.sweep(bench.whole) == 0, bench.said
+    step = time.perf_counter() - begun + bench.seconds / PACKS
+    hits: list[int] = []
+    while len(hits) < bench.kills:
+        for moment in sorted(bench.random.uniform(0, RUNS) for _ in range(bench.kills - len(hits))):
+            child = bench.start(target)
+            while done(target) < int(moment) and bench.runs(child):
+                time.sleep(0.005)
+            time.sleep(bench.random.uniform(0, step))
+            os.kill(child, signal.SIGKILL)  # waited for below, so this is no other process even if it has ended
+            if bench.end(child) == -signal.SIGKILL:
+                hits.append(done(target))
+        if len(hits) < bench.kills:  # it ended before all had hit: once more, for the rest
+            assert bench.sweep(target) == 0, bench.said
+            yet = bench.line("", 0, target, "")
+            assert (yet.lost, yet.wrong) == (0, 0), yet
+            target = bench.new()
+    assert bench.sweep(target) == 0, bench.said
+    quarters = Counter(min(3, 4 * hit // RUNS) for hit in hits)
+    where = ", ".join(str(quarters[quarter]) for quarter in range(4))
+    return [bench.line(f"`kill -9` at random moments of a sweep of {RUNS} runs ({where} in its quarters)", len(hits), target, "goes on")]
+
+
+def kills_in_writes(bench: Bench) -> list[Line]:
+    """SIGKILL in the middle of each kind of write."""
+    lines = []
+    for what, part in WRITES.items():
+        target = bench.new()
+        times = sum(bench.sweep(target, inject=at_write(part, call, die)) == -signal.SIGKILL for call in (1, 2, 5))
+        assert bench.sweep(target) == 0, bench.said
+        lines.append(bench.line(f"`kill -9` in the middle of writing a {what}", times, target, "goes on"))
+    target = bench.new()
+    with bench.empty_cache():
+        times = sum(bench.sweep(target, inject=in_cache(image, die)) == -signal.SIGKILL for image in (0, 300, 700))
+        assert bench.sweep(target) == 0, bench.said
+    return [*lines, bench.line("`kill -9` in the middle of preparing images", times, target, "prepared again")]
+
+
+def at_once(workers: int, bench: Bench) -> list[Line]:
+    """Several sweeps on one folder: each run is trained once."""
+    target, log = bench.new(), bench.folder / f"trained-{workers}"
+
+    def inject() -> None:
+        whole = trial.train_and_test
+        claims.LOOK = 0.05
+
+        def counted(left: list) -> object:
+            with log.open("a") as file:
+                file.write("".join(f"{os.getpid()} {path}\n" for _, path in left))
+            return whole(left)
+
+        trial.train_and_test = counted  # type: ignore[assignment]
+
+    children = [bench.start(target, inject=inject) for _ in range(workers)]
+    codes = [bench.end(child) for child in children]
+    assert codes == [0] * workers, (codes, bench.said)
+    trained = [line.split() for line in log.read_text().splitlines()]
+    line = bench.line(
+        f"{workers} sweeps started at once", 1, target, f"each run trained once, by {len({who for who, _ in trained})} workers"
+    )
+    line.wrong += len(trained) - len({run for _, run in trained})
+    return [line]
+
+
+def clock(bench: Bench) -> list[Line]:
+    """Killed, then the clock is set back a day: every file, and the lease of a holder that is gone, is from the future."""
+    target = bench.new()
+    for part, call in ((".json.", 9), (".resume-", 2)):
+        assert bench.sweep(target, inject=at_write(part, call, die)) == -signal.SIGKILL
+    for path in [*target.rglob("*"), *(bench.folder / "cache").rglob("*")]:
+        os.utime(path, (time.time() + 86400,) * 2)
+    leases = list(target.rglob("*.lease"))
+    for lease in leases:
+        lease.write_text(json.dumps(json.loads(lease.read_text()) | {"since": "2099-01-01T00:00:00+00:00"}))
+    before = rows(target)
+    assert leases and before
+    assert bench.sweep(target) == 0, bench.said
+    return [bench.line("clock set back a day (files and leases from the future)", 1, target, "does not matter")]
