@@ -19,6 +19,8 @@ BASE = ["-m", "task=extra/digits", "backbone=test_vit", "image_size=32", "source
 #: 48 runs in 16 packs of 3 seeds.
 SWEEP = [*BASE, "adapter=linear_probe,ia3", "trainer.head_lr=1e-2,1e-3", "seed=[0,1,2],[3,4,5],[6,7,8],[9,10,11]"]
 RUNS, PACKS = 48, 16
+#: The first of these packs.
+PACK = [*BASE, "adapter=linear_probe", "trainer.head_lr=1e-2", "seed=[0,1,2]"]
 #: What differs between two processes though nothing went wrong.
 OWN = {"seconds", "peak_memory", "finished", "checksum"}
 #: What a run leaves for good.
@@ -48,6 +50,14 @@ class Bench:
         self.seconds = time.perf_counter() - start
         self.reference = rows(self.whole)
         assert len(self.reference) == RUNS, self.said
+        self.pack = self.only(
+            lambda row: row["adapter"] == "linear_probe" and row["config"]["trainer"]["head_lr"] == 1e-2 and row["seed"] < 3
+        )
+        """The rows of PACK."""
+
+    def only(self, wanted: Callable[[dict], bool]) -> dict[str, dict]:
+        """Some of the rows of the undisturbed sweep."""
+        return {name: row for name, row in self.reference.items() if wanted(row)}
 
     def new(self) -> Path:
         """A results folder that does not exist yet."""

@@ -13,7 +13,7 @@ from typing import Any
 import timm
 from safetensors.torch import save_file
 
-from faults.bench import BASE, SWEEP, Bench, Line, rows
+from faults.bench import BASE, PACK, Bench, Line, rows
 from faults.inject import at_write, cut, die, flip
 from pvera import checkpoint, evaluate, results
 from pvera.errors import UserError
@@ -71,28 +71,26 @@ def _resume(bench: Bench) -> Line:
     lines = []
     for spoil in (lambda path: cut(path, 0.5), lambda path: flip(path, 8 * path.stat().st_size - 99)):
         target = bench.new()
-        bench.sweep(target, inject=at_write(".json.", 4, die))
+        bench.sweep(target, PACK, at_write(".json.", 2, die))
         files = list(target.rglob("*.resume-?"))
         for file in files:
             spoil(file)
-        assert bench.sweep(target) == 0 and files and all(str(file) in bench.said for file in files), bench.said
-        lines.append(bench.line("resume files cut short or one bit flipped", len(files), target, "named; starts again"))
+        assert bench.sweep(target, PACK) == 0 and files and all(str(file) in bench.said for file in files), bench.said
+        lines.append(bench.line("resume files cut short or one bit flipped", len(files), target, "named; starts again", bench.pack))
     return _sum(lines)
 
 
 def _images(bench: Bench) -> Line:
     lines = []
-    few = [*SWEEP[:-1], "seed=[0,1,2]"]
     with bench.empty_cache() as cache:
-        whole = bench.new()
-        assert bench.sweep(whole, few) == 0, bench.said
+        assert bench.sweep(bench.new(), PACK) == 0, bench.said
         for spoil in (lambda path: cut(path, 0.5), lambda path: flip(path, 4 * path.stat().st_size)):
             for name in ("images.npy", "labels.npy", "about.json"):
                 target = bench.new()
                 spoil(next(cache.rglob(f"train800*/{name}")))
-                assert bench.sweep(target, few) == 0 and "preparing it again" in bench.said, bench.said
+                assert bench.sweep(target, PACK) == 0 and "preparing it again" in bench.said, bench.said
                 what = "prepared images, labels or about.json cut short or one bit flipped"
-                lines.append(bench.line(what, 1, target, "named; prepared again", rows(whole)))
+                lines.append(bench.line(what, 1, target, "named; prepared again", bench.pack))
     return _sum(lines)
 
 

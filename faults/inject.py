@@ -16,8 +16,8 @@ from pvera import resume
 WRITES = {"row": ".json.", "resume file": ".resume-", "file of probabilities": ".npz.", "checkpoint": ".safetensors."}
 
 
-def at_write(part: str, call: int, act: Callable[[int], object]) -> Callable[[], None]:
-    """At the so-manyth write of a file whose name holds `part`: acts on the open file, which is written but has not got its name yet."""
+def at_write(part: str, calls: int | tuple[int, ...], act: Callable[[int], object]) -> Callable[[], None]:
+    """At the so-manyth writes of files whose name holds `part`: acts on the open file, which is written but has not got its name yet."""
 
     def inject() -> None:
         resume.SHARE = 1e9  # resume files at every epoch
@@ -27,7 +27,7 @@ def at_write(part: str, call: int, act: Callable[[int], object]) -> Callable[[],
             nonlocal seen
             if part in str(Path(f"/proc/self/fd/{file}").readlink()):
                 seen += 1
-                if seen == call:
+                if seen in (calls if isinstance(calls, tuple) else (calls,)):
                     act(file)
             whole(file)
 
@@ -50,7 +50,7 @@ def in_cache(image: int, act: Callable[[], object]) -> Callable[[], None]:
 
             return whole(path, reading, *others)
 
-        pixels.write = write
+        pixels.write = write  # type: ignore[assignment]
 
     return inject
 

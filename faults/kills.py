@@ -8,7 +8,7 @@ import signal
 import time
 from collections import Counter
 
-from faults.bench import PACKS, RUNS, Bench, Line, done, rows
+from faults.bench import PACK, PACKS, RUNS, Bench, Line, done, rows
 from faults.inject import WRITES, at_write, die, in_cache
 from pvera import claims, trial
 
@@ -44,18 +44,18 @@ def random_kills(bench: Bench) -> list[Line]:
 
 
 def kills_in_writes(bench: Bench) -> list[Line]:
-    """SIGKILL in the middle of each kind of write."""
-    lines = []
-    for what, part in WRITES.items():
-        target = bench.new()
-        times = sum(bench.sweep(target, inject=at_write(part, call, die)) == -signal.SIGKILL for call in (1, 2, 5))
-        assert bench.sweep(target) == 0, bench.said
-        lines.append(bench.line(f"`kill -9` in the middle of writing a {what}", times, target, "goes on"))
+    """SIGKILL in the middle of each kind of write, each in the process that goes on after the one before."""
+    target, times = bench.new(), 0
+    for call in (1, 2, 5):
+        for part in WRITES.values():
+            times += bench.sweep(target, inject=at_write(part, call, die)) == -signal.SIGKILL
+    assert bench.sweep(target) == 0, bench.said
+    lines = [bench.line(f"`kill -9` in the middle of writing a {', a '.join(WRITES)}", times, target, "goes on")]
     target = bench.new()
     with bench.empty_cache():
-        times = sum(bench.sweep(target, inject=in_cache(image, die)) == -signal.SIGKILL for image in (0, 300, 700))
-        assert bench.sweep(target) == 0, bench.said
-    return [*lines, bench.line("`kill -9` in the middle of preparing images", times, target, "prepared again")]
+        times = sum(bench.sweep(target, PACK, in_cache(image, die)) == -signal.SIGKILL for image in (0, 300, 700))
+        assert bench.sweep(target, PACK) == 0, bench.said
+    return [*lines, bench.line("`kill -9` in the middle of preparing images", times, target, "prepared again", bench.pack)]
 
 
 def at_once(workers: int, bench: Bench) -> list[Line]:

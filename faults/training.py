@@ -7,7 +7,7 @@ import torch
 from faults.bench import BASE, SWEEP, Bench, Line, rows
 from pvera import failures, train
 
-PACK = [*BASE, "adapter=pvera", "adapter.rank=8", "adapter.grid=[{lr:1e-2},{lr:1e-3}]", "seed=[0,1]"]
+GRID = [*BASE, "adapter=pvera", "adapter.rank=8", "adapter.grid=[{lr:1e-2},{lr:1e-3}]", "seed=[0,1]"]
 
 
 def not_finite(bench: Bench) -> list[Line]:
@@ -21,7 +21,7 @@ def not_finite(bench: Bench) -> list[Line]:
     for pattern in ("*.failed", "*.resume-?"):  # they are meant to stay
         for path in target.rglob(pattern):
             path.unlink()
-    good = {name: row for name, row in bench.reference.items() if row["config"]["trainer"]["head_lr"] == 1e-3}
+    good = bench.only(lambda row: row["config"]["trainer"]["head_lr"] == 1e-3)
     return [bench.line("loss not finite in 24 of 48 runs", 24, target, "recorded with step; exit 1", good)]
 
 
@@ -39,7 +39,7 @@ def out_of_memory(bench: Bench) -> list[Line]:
         train.train_epoch = epoch  # type: ignore[assignment]
 
     plain, target = bench.new(), bench.new()
-    assert bench.sweep(plain, PACK) == 0 and bench.sweep(target, PACK, inject) == 0, bench.said
+    assert bench.sweep(plain, GRID) == 0 and bench.sweep(target, GRID, inject) == 0, bench.said
     expected, found = rows(plain), rows(target)
     wrong = sum(
         abs(expected[name]["test_nll"] - row["test_nll"]) > 1e-3 or row["events"] != ["out of memory in epoch 3: from 4 in one pass to 2"]
