@@ -12,35 +12,50 @@ from faults.bench import PACK, PACKS, RUNS, Bench, Line, done, rows
 from faults.inject import WRITES, at_write, die, in_cache
 from pvera import claims, trial
 
+#: Seconds that a sweep of so many runs takes about until it trains the first.
+START = 3.0
+
 
 def random_kills(bench: Bench) -> list[Line]:
     """SIGKILL at moments spread evenly over all that a sweep does, each in the process that goes on after the one before; then it ends.
 
-    A moment is a number of rows that are there and a delay of up to what the next rows take, start-up included.
+    A moment is a number of rows that are there, and a delay: of up to half of what a pack takes, once something is trained, or for one in
+    five of up to START seconds, while the sweep is composed and the backbone built.
     """
-    target = bench.new()
-    begun = time.perf_counter()
-    assert bench.sweep(bench.whole) == 0, bench.said
-    step = time.perf_counter() - begun + bench.seconds / PACKS
-    hits: list[int] = []
+    target, hits, early = bench.new(), [], 0
+    begun = bench.folder / "begun"
+
+    def inject() -> None:
+        whole = trial.train_and_test
+
+        def told(left: list) -> object:
+            begun.touch()
+            return whole(left)
+
+        trial.train_and_test = told  # type: ignore[assignment]
+
     while len(hits) < bench.kills:
         for moment in sorted(bench.random.uniform(0, RUNS) for _ in range(bench.kills - len(hits))):
-            child = bench.start(target)
-            while done(target) < int(moment) and bench.runs(child):
+            if done(target) == RUNS:
+                break
+            begun.unlink(missing_ok=True)
+            child, soon = bench.start(target, inject=inject), bench.random.random() < 0.2
+            while bench.runs(child) and not soon and not (begun.exists() and done(target) >= int(moment)):
                 time.sleep(0.005)
-            time.sleep(bench.random.uniform(0, step))
+            time.sleep(bench.random.uniform(0, START if soon else bench.seconds / PACKS / 2))
             os.kill(child, signal.SIGKILL)  # waited for below, so this is no other process even if it has ended
             if bench.end(child) == -signal.SIGKILL:
                 hits.append(done(target))
+                early += not begun.exists()
+        assert bench.sweep(target) == 0, bench.said
+        line = bench.line("", len(hits), target, "goes on")
         if len(hits) < bench.kills:  # it ended before all had hit: once more, for the rest
-            assert bench.sweep(target) == 0, bench.said
-            yet = bench.line("", 0, target, "")
-            assert (yet.lost, yet.wrong) == (0, 0), yet
+            assert (line.lost, line.wrong) == (0, 0), line
             target = bench.new()
-    assert bench.sweep(target) == 0, bench.said
     quarters = Counter(min(3, 4 * hit // RUNS) for hit in hits)
-    where = ", ".join(str(quarters[quarter]) for quarter in range(4))
-    return [bench.line(f"`kill -9` at random moments of a sweep of {RUNS} runs ({where} in its quarters)", len(hits), target, "goes on")]
+    where = f"{', '.join(str(quarters[quarter]) for quarter in range(4))} in its quarters, {early} before training"
+    line.fault = f"`kill -9` at random moments of a sweep of {RUNS} runs ({where})"
+    return [line]
 
 
 def kills_in_writes(bench: Bench) -> list[Line]:
