@@ -22,7 +22,8 @@ def random_kills(bench: Bench) -> list[Line]:
     A moment is a number of rows that are there, and a delay: of up to half of what a pack takes, once something is trained, or for one in
     five of up to START seconds, while the sweep is composed and the backbone built.
     """
-    target, hits, early = bench.new(), [], 0
+    target, early = bench.new(), 0
+    hits: list[int] = []
     begun = bench.folder / "begun"
 
     def inject() -> None:
