@@ -29,7 +29,7 @@ def job(cfg: DictConfig) -> list[Done] | None:
     serial = not alone and HydraConfig.get().launcher._target_.endswith("BasicLauncher")
     try:
         take_gpu()
-        done = execute(to_runs(cfg), wait=not serial)
+        done = execute(to_runs(cfg), not serial, Sweep.latest.failed_before if serial else None)
     except MISTAKES as error:
         refuse(error)
         return sys.exit(2) if alone else None

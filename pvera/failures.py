@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,6 +56,21 @@ def write(row: Path, failed: Failure) -> None:
         results.write_atomically(place(row), f"{json.dumps(asdict(failed), indent=1, ensure_ascii=False)}\n".encode())
     except UserError as error:
         print(f"pvera: warning: {error}", file=sys.stderr)
+
+
+def seen(rows: list[Path]) -> dict[Path, bytes]:
+    """What there is of failures now, for `since`."""
+    found = {}
+    for row in rows:
+        with suppress(OSError):
+            found[row] = place(row).read_bytes()
+    return found
+
+
+def since(row: Path, before: dict[Path, bytes]) -> bool:
+    """Whether the run with this row has failed (once more) since `seen`; no clock is asked."""
+    now = seen([row])
+    return row in now and now[row] != before.get(row)
 
 
 def read(row: Path) -> Failure | None:

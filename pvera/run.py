@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pvera import claims, failures, loggers, precision, results
 from pvera.config import Run
+from pvera.errors import UserError
 
 
 @dataclass
@@ -35,11 +36,12 @@ def row_path(run: Run) -> Path:
     return results.path(Path(run.results), run.backbone.name, run.adapter.name, run.task.name, run.seed, digest)
 
 
-def execute(runs: list[Run], wait: bool = True) -> list[Done]:
+def execute(runs: list[Run], wait: bool = True, failed_before: dict[Path, bytes] | None = None) -> list[Done]:
     """Does those of the runs that have no row yet, in one pack; they differ in the seed alone.
 
-    Those that another worker has claimed are waited for, or left to it. All that can be wrong with the request is found before anything
-    is trained. Raises UserError if one of the runs fails, after the rows of the others are written.
+    Those that another worker has claimed are waited for, or left to it. One that fails there is not tried here again: `failed_before`
+    are the failures (by failures.seen) that were there when the sweep began. All that can be wrong with the request is found before
+    anything is trained. Raises UserError if one of the runs fails, after the rows of the others are written.
     """
     run = runs[0]
     run.source.check(run.task)
@@ -53,19 +55,22 @@ def execute(runs: list[Run], wait: bool = True) -> list[Done]:
         if run.precision == "bf16" and not precision.has_bf16(run.device):
             print("pvera: this machine has no bf16 instructions, and emulates them: precision=fp32 is many times faster", file=sys.stderr)
         run.backbone.check(run.image_size)
+    before = failures.seen(paths) if failed_before is None else failed_before
     new: set[Path] = set()
-    while left:
+    while left := [(one, path) for one, path in left if not path.exists() and not failures.since(path, before)]:
         with claims.hold([path for _, path in left]) as held:
-            mine = [(one, path) for one, path in left if path in held]
+            mine = [(one, path) for one, path in left if path in held and not failures.since(path, before)]
             if mine:
                 _train(mine)
                 new |= {path for _, path in mine}
-        left = [(one, path) for one, path in left if not path.exists()]
         if not wait:
             break
-        if left:
-            claims.wait([path for _, path in left])
+        if waiting := [path for _, path in left if not path.exists()]:
+            claims.wait(waiting)
     _clean(paths)
+    if failed := [path for path in paths if not path.exists() and failures.since(path, before)]:
+        told = [one.reason for path in failed if (one := failures.read(path))]
+        raise UserError(f"another worker has tried this: {'; '.join(dict.fromkeys(told))}")
     return [Done(path, path in new, None if path.exists() else claims.of(path)) for path in paths]
 
 

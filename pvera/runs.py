@@ -1,9 +1,10 @@
-"""`python -m pvera.runs DIR`: the runs below a folder, one a line, those that failed, and a way to delete some."""
+"""`python -m pvera.runs DIR`: the runs below a folder, one a line, those that failed, those in work, and a way to delete some."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from pvera import results
+from pvera import claims, results
 from pvera.errors import UserError
 from pvera.loggers.base import label
 
@@ -23,7 +24,7 @@ class Kind:
     noun: str
     pattern: str
     read: Callable[[Path], Any]
-    """Raises UserError for a file that cannot be read; gives at least task, adapter and seed."""
+    """Raises UserError for a file that cannot be read, gives None for one that has just gone, else at least task, adapter and seed."""
     columns: dict[str, Callable[[Any], str]]
 
 
@@ -38,6 +39,16 @@ def read_failed(path: Path) -> SimpleNamespace:
         lacks = f"it lacks {', '.join(missing)}" if isinstance(found, dict) else f"expected a JSON object, found {type(found).__name__}"
         raise UserError(f"{path} is not a record of a failed run: {lacks}")
     return SimpleNamespace(**found)
+
+
+def read_claim(path: Path) -> SimpleNamespace | None:
+    """Who works on a run, by its lease, and which run that is, by its place."""
+    claim = claims.of(path)
+    if claim is None:
+        return None
+    backbone, adapter, task, name = path.absolute().parts[-4:]
+    seed = int(number.group(1)) if (number := re.match(r"seed=(\d+)-", name)) else None
+    return SimpleNamespace(task=task, adapter=adapter, backbone=backbone, seed=seed, **vars(claim))
 
 
 _RUN: dict[str, Callable[[Any], str]] = {
@@ -60,6 +71,12 @@ FAILED = Kind("failed runs", "seed=*.failed", read_failed, _RUN | {
     "finished": lambda failed: str(failed.finished)[:16],
     "reason": lambda failed: " ".join(str(failed.reason).split()),
 })  # fmt: skip
+CLAIMS = Kind("runs in work", "seed=*.lease", read_claim, _RUN | {
+    "host": lambda claim: claim.host,
+    ">process": lambda claim: str(claim.process),
+    "since": lambda claim: claim.since[:16],
+    "state": lambda claim: "dead, will be taken over" if claim.alive is False else "claimed",
+})  # fmt: skip
 
 
 def find(folder: Path, kind: Kind) -> tuple[dict[Path, Any], list[str]]:
@@ -69,7 +86,8 @@ def find(folder: Path, kind: Kind) -> tuple[dict[Path, Any], list[str]]:
     found, broken = {}, []
     for path in sorted(folder.rglob(kind.pattern)):
         try:
-            found[path] = kind.read(path)
+            if (one := kind.read(path)) is not None:
+                found[path] = one
         except UserError as error:
             broken.append(str(error))
     return found, broken
@@ -109,8 +127,18 @@ def delete(paths: list[Path], folder: Path) -> None:
             parent.rmdir()
 
 
+def free(paths: list[Path]) -> tuple[list[Path], list[str]]:
+    """Those of the runs that nobody works on, and what is to be said of the others."""
+    held = {path: claim for path in paths if (claim := claims.of(path)) is not None and claim.alive is not False}
+    reasons = [
+        f"{path} is not deleted: {claim.holder()}, works on it; if it is gone for good, delete {path.with_suffix('.lease').name} first"
+        for path, claim in held.items()
+    ]
+    return [path for path in paths if path not in held], reasons
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """The command. Exit codes: 0 listed, 1 a file could not be read, 2 a mistake in the request."""
+    """The command. Exit codes: 0 listed, 1 a file could not be read or a run is in work, 2 a mistake in the request."""
     parser = argparse.ArgumentParser(prog="python -m pvera.runs", description="List the runs below a folder, or delete some.")
     parser.add_argument("folder", metavar="DIR", type=Path, help="folder with the rows of runs")
     parser.add_argument("--task", help="only those on this task")
@@ -118,16 +146,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="only those with this seed")
     parser.add_argument("--limited", action="store_true", help="only shortened runs")
     parser.add_argument("--dirty", action="store_true", help="only runs of uncommitted code")
-    parser.add_argument("--failed", action="store_true", help="the runs that could not be trained, with the reason, instead of the rows")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--claims", action="store_true", help="who works on which run, instead of the rows")
+    instead.add_argument("--failed", action="store_true", help="the runs that could not be trained, with the reason, instead of the rows")
     parser.add_argument("--delete", action="store_true", help="delete what is listed, with all files of these runs; asks for --yes")
     parser.add_argument("--yes", action="store_true", help="with --delete: really")
     options = parser.parse_args(arguments)
-    kind = FAILED if options.failed else ROWS
+    kind = FAILED if options.failed else CLAIMS if options.claims else ROWS
     wanted = {name: value for name in ("task", "adapter", "seed") if (value := getattr(options, name)) is not None}
     wanted |= {field: True for flag, field in (("limited", "limited"), ("dirty", "git_dirty")) if getattr(options, flag)}
     try:
-        if options.failed and (options.limited or options.dirty):
-            raise UserError("--limited and --dirty are said of rows, and a failed run has none: leave out one or the other")
+        if kind is not ROWS and (options.limited or options.dirty):
+            raise UserError(f"--limited and --dirty are said of rows, and {kind.noun} have none: leave out one or the other")
+        if options.claims and options.delete:
+            raise UserError("--claims cannot be deleted: what a dead worker has claimed is taken over by the next")
         if options.yes and not options.delete:
             raise UserError("--yes is for --delete, which is not there")
         found, broken = find(options.folder, kind)
@@ -135,8 +167,10 @@ def main(arguments: list[str] | None = None) -> int:
         if shown:
             print(*lines(shown, kind), sep="\n")
         print(f"{len(shown)} of {len(found)} {kind.noun} below {options.folder}")
-        if options.delete and shown:
-            files = list(dict.fromkeys(file for path in shown for file in files_of(path)))
+        nobodys, held = free(list(shown)) if options.delete else ([], [])
+        broken += held
+        if nobodys:
+            files = list(dict.fromkeys(file for path in nobodys for file in files_of(path)))
             what = f"{len(files)} files of these runs ({sum(file.stat().st_size for file in files) / 1e6:.1f} MB)"
             if options.yes:
                 delete(files, options.folder)

@@ -70,6 +70,8 @@ class Sweep(Callback):
         self.runs: list[tuple[list[str], Run]] = []
         self.claimed: list[list[str]] = []
         """Jobs of which another worker had a run when their turn came."""
+        self.failed_before: dict[Path, bytes] = {}
+        """The failures that were there at the start: those are tried again, but no later one."""
         self.done_before = self.ended = self.begun = 0
         self.start = time.monotonic()
         self.awaited: list[Path] = []
@@ -89,6 +91,7 @@ class Sweep(Callback):
                 runs = compose(config, job)
                 runs[0].source.check(runs[0].task)
                 self.runs += [(job, run) for run in runs]
+            self.failed_before = failures.seen([row_path(run) for _, run in self.runs])
             self.done_before = sum(row_path(run).exists() for _, run in self.runs)
         except MISTAKES as error:  # Hydra would turn an exception of a callback into a warning, but it lets an exit pass
             print(f"pvera: {explain(error)}", file=sys.stderr)
@@ -148,7 +151,7 @@ class Sweep(Callback):
         """Waits for what others work on, or does it should they fail."""
         for job in self.claimed:
             try:
-                self._tell([one for one in execute(compose(config, job)) if one.new])
+                self._tell([one for one in execute(compose(config, job), failed_before=self.failed_before) if one.new])
             except MISTAKES as error:
                 print(f"pvera: {explain(error)}", file=sys.stderr)
         self.finish()

@@ -257,6 +257,32 @@ def test_a_loss_that_is_not_finite_is_recorded_with_its_step(tmp_path):
         execute([run])  # tried again, not refused
 
 
+def other_worker_fails(run):
+    """What another worker does from when it is waited for: its run fails, and it gives the lease back."""
+    failures.write(row_path(run), failures.failure(run, "the training loss is not finite", 3, 4))
+    row_path(run).with_suffix(".lease").unlink(missing_ok=True)
+
+
+def test_what_failed_at_another_worker_is_not_tried_again_in_the_same_sweep(tmp_path, monkeypatch):
+    [run] = make("adapter=linear_probe", f"results={tmp_path}")
+    other_worker_fails(run)
+    earlier = failures.seen([row_path(run)])
+    failures.place(row_path(run)).write_text(json.dumps(json.loads(earlier[row_path(run)]) | {"finished": "2026-01-01T00:00:00+00:00"}))
+    before = failures.seen([row_path(run)])
+    row_path(run).with_suffix(".lease").write_text('{"owner": "a", "host": "far", "pid": 7}')
+    waited = []
+    monkeypatch.setattr(claims, "wait", lambda rows: waited.append(rows) or other_worker_fails(run))
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="another worker has tried this: the training loss is not finite"):
+        patch.setattr(train, "fit", None)
+        execute([run])
+    assert waited == [[row_path(run)]]
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="another worker has tried this"):  # when its turn comes later
+        patch.setattr(train, "fit", None)
+        execute([run], False, before)
+    [done] = execute([run])  # the next sweep does
+    assert done.new and files(tmp_path) == []
+
+
 def test_the_lease_of_a_process_killed_after_its_row_is_removed(tmp_path):
     [run] = make("adapter=linear_probe", f"results={tmp_path}")
     [done] = execute([run])

@@ -1,11 +1,12 @@
 """Listing the runs below a folder: what is shown, what is filtered, what is deleted, and what is said of files that cannot be read."""
 
 import json
+import os
 
 import pytest
 from test_results import make_row
 
-from pvera import results, runs
+from pvera import claims, results, runs
 
 
 def put(root, adapter: str, task: str, seed: int, **changes):
@@ -115,6 +116,55 @@ def test_failed_runs_are_listed_with_the_reason(folder, capsys):
     assert not path.exists() and len(listed(capsys, folder)) == 5
 
 
+def test_who_works_on_what_is_listed(folder, capsys):
+    assert listed(capsys, folder, "--claims") == [f"0 of 0 runs in work below {folder}"]
+    row = results.path(folder, "tiny", "lora", "svhn", 12, "0123abcd" * 8)
+    dead = lease(results.path(folder, "tiny", "vera", "dtd", 1, "0123abcd" * 8), pid=2**22 + 1, **here())
+    with claims.hold([row]):
+        heading, first, second, last = listed(capsys, folder, "--claims")
+        assert heading.split() == ["task", "adapter", "backbone", "seed", "host", "process", "since", "state", "path"]
+        assert first.split()[:4] == ["svhn", "lora", "tiny", "12"] and first.split()[5] == str(os.getpid())
+        assert first.split()[-2:] == ["claimed", str(row.with_suffix(".lease"))]
+        assert second.split()[:4] == ["dtd", "vera", "tiny", "1"] and f"dead, will be taken over  {dead}" in second
+        assert last == f"2 of 2 runs in work below {folder}"
+        assert listed(capsys, folder, "--claims", "--adapter", "vera")[-1].startswith("1 of 2")
+
+
+def here() -> dict[str, str]:
+    """What a lease of this machine says of its place, of a process that never was."""
+    return {"space": claims._space() or pytest.skip("needs Linux's /proc"), "started": "1"}
+
+
+def lease(row, **changes):
+    path = row.with_suffix(".lease")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"owner": "a", "host": "far", "pid": 7, "since": "2026-01-02T03:04:05+00:00", "beats": 0} | changes))
+    return path
+
+
+def test_a_run_in_work_is_not_deleted_and_the_others_are(folder, capsys):
+    rows = sorted(folder.rglob("seed=*.json"))
+    lease(rows[0])  # on another machine: it may live
+    lease(rows[1], pid=2**22 + 1, **here())
+    before = files(folder)
+    assert runs.main([str(folder), "--delete", "--yes"]) == 1
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1 and f"{rows[0]} is not deleted: process 7 on far, since 2026-01-02" in err
+    assert "deleted 11 files" in out
+    assert files(folder) == {name for name in before if rows[0].stem in name}
+    assert len(files(folder)) == 6
+
+
+def test_the_files_of_a_failed_run_that_is_tried_again_are_not_deleted(folder, capsys):
+    failed = fail(folder, "dtd")
+    failed.with_suffix(".resume-a").write_bytes(b"what it has done so far")
+    lease(failed)
+    before = files(folder)
+    assert runs.main([str(folder), "--failed", "--delete", "--yes"]) == 1
+    assert f"{failed} is not deleted: process 7 on far" in capsys.readouterr().err
+    assert files(folder) == before
+
+
 def test_deleting_a_failure_keeps_a_row_that_came_later(folder, capsys):
     row = put(folder, "vera", "dtd", 0)
     fail(folder, "dtd").rename(row.with_suffix(".failed"))
@@ -147,6 +197,8 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_are_listed(folder, c
     [
         (["nowhere"], "no results folder at nowhere"),
         ([".", "--failed", "--limited"], "--limited and --dirty are said of rows"),
+        ([".", "--claims", "--dirty"], "--limited and --dirty are said of rows"),
+        ([".", "--claims", "--delete"], "--claims cannot be deleted"),
         ([".", "--yes"], "--yes is for --delete"),
     ],
 )

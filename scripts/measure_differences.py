@@ -1,0 +1,55 @@
+"""How far the figures of one run are apart when nothing, its threads, its pack, or its precision change.
+
+    python scripts/measure_differences.py [OVERRIDE ...]
+
+By default one epoch of PVeRA on handwritten digits with DINOv2 ViT-S/14 at 70 px, on the CPU. Prints a line for each change: the
+difference of the test loss, the largest difference of a test probability, and how many of the predictions are other ones.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_module
+
+from pvera import results
+from pvera.config import register, to_runs
+from pvera.run import execute
+
+RUN = ["task=extra/digits", "backbone=dinov2_vits14_offline", "image_size=70", "adapter=pvera", "adapter.lr=1e-3", "trainer.epochs=1"]
+RUN += ["device=cpu", "precision=fp32"]
+#: Threads and overrides, each compared with the first.
+CHANGES: dict[str, tuple[int, list[str]]] = {
+    "1 thread, fp32, alone": (1, []),
+    "the same again": (1, []),
+    "2 threads": (2, []),
+    "2 threads again, to 2 threads": (2, []),
+    "packed with another seed": (1, ["seed=[0,1]", "pack=2"]),
+    "bf16": (1, ["precision=bf16"]),
+}
+
+
+def measure(threads: int, words: list[str], folder: Path) -> tuple[results.Row, np.ndarray]:
+    """The row of seed 0, and its test probabilities (N, C)."""
+    torch.set_num_threads(threads)
+    path = execute(to_runs(compose("config", overrides=[*RUN, *sys.argv[1:], *words, f"results={folder}"])))[0].path
+    return results.read(path), results.load_probabilities(path)[0]
+
+
+def main() -> None:
+    register()
+    before: dict[int, tuple[results.Row, np.ndarray]] = {}
+    with initialize_config_module("configs", version_base="1.3"), tempfile.TemporaryDirectory() as folder:
+        for number, (change, (threads, words)) in enumerate(CHANGES.items()):
+            row, found = measure(threads, words, Path(folder) / str(number))
+            other, expected = before[2] if "to 2 threads" in change else before.get(1, (row, found))
+            before.setdefault(threads, (row, found))
+            loss, probability = row.test_nll - other.test_nll, np.abs(found - expected).max()
+            moved = int((found.argmax(1) != expected.argmax(1)).sum())
+            print(f"| {change} | {row.test_nll:.6f} | {loss:+.1e} | {probability:.1e} | {moved} of {len(found)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
