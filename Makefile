@@ -4,7 +4,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 READY  := $(VENV)/ready
 
-.PHONY: setup data test test-all lint demo demo-vtab reproduce-table report clean
+.PHONY: setup data test test-all lint demo demo-vtab reproduce-table report bench bench-long clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make reproduce-table  the paper's sweep: 19 tasks, 3 seeds, every adapter's grid; says what is missing;"
 	@echo "                      ARGS=\"source=tfds protocol=corrected\" changes any part of it, LAUNCHER=ray where it runs"
 	@echo "make report           a page of tables and charts, DIR/report.html, from the rows in DIR=results/demo, or another folder"
+	@echo "make bench            speed against a plain loop and the machine's limit (minutes); make bench-long: accuracy of bf16"
 	@echo "make test             lint, types and the fast tests;  make test-all adds the slow ones and those on real data"
 
 $(READY): pyproject.toml
@@ -53,6 +54,13 @@ reproduce-table: $(READY)
 report: DIR ?= results/demo
 report: $(READY)
 	@$(RUN) -m pvera.report $(DIR) $(ARGS)
+
+# What has been measured, and what it says: docs/speed.md.
+bench: $(READY)
+	@$(RUN) -m benchmarks --out benchmarks/results/bench
+
+bench-long: $(READY)
+	@$(RUN) -m benchmarks accuracy --out benchmarks/results/bench-long
 
 clean:
 	rm -rf $(VENV) results/demo .pytest_cache .mypy_cache .ruff_cache *.egg-info

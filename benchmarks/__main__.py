@@ -12,20 +12,22 @@ from pvera import results
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measures the figures that are named, or all."""
+    """Measures the figures that are named, or all that take minutes."""
+    from benchmarks.accuracy import accuracy
     from benchmarks.figures import FIGURES, Figure
     from benchmarks.timing import machine
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(FIGURES)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(FIGURES)} (the default: all of these), or accuracy")
     parser.add_argument("--out", type=Path, help="writes OUT.json and OUT.md too")
     options = parser.parse_args(arguments)
-    if unknown := sorted(set(options.names) - FIGURES.keys()):
-        print(f"pvera: there is no benchmark {unknown[0]!r}; there are {', '.join(FIGURES)}", file=sys.stderr)
+    known = FIGURES | {"accuracy": accuracy}
+    if unknown := sorted(set(options.names) - known.keys()):
+        print(f"pvera: there is no benchmark {unknown[0]!r}; there are {', '.join(known)}", file=sys.stderr)
         return 2
     found: list[Figure] = []
     for name in options.names or FIGURES:
-        for figure in FIGURES[name]():
+        for figure in known[name]():
             found.append(figure)
             print(line(figure), flush=True)
     about = {

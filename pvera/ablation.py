@@ -11,15 +11,15 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from adapters import methods
 from pvera import results
-from pvera.comparable import SEPARATE
+from pvera.comparable import SEPARATE, asked
 from pvera.errors import UserError
+from pvera.loggers import csv as log
 from pvera.results import Row
 from pvera.table import admit, kind
 
@@ -86,30 +86,25 @@ def varied(rows: list[Row]) -> list[str]:
 
 
 def settings(row: Row) -> dict[str, Any]:
-    """The settings of a row by name, the adapter's own without a prefix; with the defaults of those that came later than the row."""
-    own = {f.name: f.default for f in fields(methods()[row.adapter]) if f.metadata.get("later")} | row.config["adapter"]
-    own["adapter"] = own.pop("name")
-    others = {name: part for name, part in row.config.items() if name not in ("adapter", "seed", "task")}
-    flat = {f"{name}.{key}": value for name, part in others.items() if isinstance(part, dict) for key, value in part.items()}
-    plain = {name: part for name, part in others.items() if not isinstance(part, dict)}
-    return own | plain | {name: value for name, value in flat.items() if name != "source.fingerprint"}
+    """The settings of a row by name, the adapter's own first and without a prefix; without what a task or a seed decides."""
+    found = {name: value for name, value in asked(row).items() if name not in ("seed", "task", "source.fingerprint")}
+    own = {name.removeprefix("adapter."): value for name, value in found.items() if name.startswith("adapter.")}
+    own["adapter"] = own.pop("name", row.adapter)
+    return own | {name: value for name, value in sorted(found.items(), key=lambda item: "." in item[0]) if not name.startswith("adapter.")}
 
 
 def beside(path: Path, row: Row, score: str) -> tuple[dict[str, float], list[float]]:
     """What stands beside a row: figures of the epoch that was kept and of the OOD reports, by label; and the validation losses."""
     found: dict[str, float] = {}
-    point = ",".join(f"{key}={value}" for key, value in row.chosen.items()) if len(row.grid) > 1 else ""
-    log, losses = path.with_suffix(".csv"), []
-    if log.exists():
-        with log.open(encoding="utf-8", newline="") as file:
-            lines = [line for line in csv.DictReader(file) if line.get("point") == point and line.get("val_loss")]
-        try:
-            losses = [float(line["val_loss"]) for line in lines]
-            for line in lines:
-                if int(line["epoch"]) == row.best_epoch:
-                    found |= {label: float(line[name]) for label, name in OF_EPOCHS.items() if line.get(name)}
-        except ValueError as error:
-            raise UserError(f"{log} is not a log of epochs: {error}") from None
+    place = path.with_suffix(".csv")
+    lines = [line for line in log.of_chosen(place, row) if line.get("val_loss")]
+    try:
+        losses = [float(line["val_loss"]) for line in lines]
+        for line in lines:
+            if int(line["epoch"]) == row.best_epoch:
+                found |= {label: float(line[name]) for label, name in OF_EPOCHS.items() if line.get(name)}
+    except ValueError as error:
+        raise UserError(f"{place} is not a log of epochs: {error}") from None
     for report in sorted(path.parent.glob(f"ood-{path.stem}-*.json")):
         try:
             values = json.loads(report.read_text(encoding="utf-8"))
@@ -195,6 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         rows = results.read_all(options.folder)
+        results.ensure_writable(out)
         admit(rows, options.folder, options.allow_limited, options.allow_dirty)
         paths = sorted(options.folder.rglob("seed=*.json"))
         parts, lines = [], [["task", "setting", "figure", "mean", "std", "seeds"]]

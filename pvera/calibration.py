@@ -7,8 +7,8 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from torchmetrics.utilities.data import dim_zero_cat
 
 from pvera.errors import UserError
+from pvera.reliability import BINS
 
-BINS = 15
 CLASSES_AT_ONCE = 64  # bounds the memory of the sorted copies: 70,000 images x 737 classes need under 0.3 GB beyond their input
 SUM_TOLERANCE = 0.02  # a bfloat16 softmax sums to 1 only within about 1e-2; logits miss by far more
 
@@ -88,29 +88,6 @@ def metrics(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
         "nll": -of_label.clamp_min(torch.finfo(torch.float32).tiny).log().mean().item(),
         "brier": error.square_().sum(dim=1, dtype=torch.float64).mean().item(),
     }
-
-
-def reliability(probabilities: Tensor, labels: Tensor) -> list[dict[str, float]]:
-    """The bins of ECE that hold images: `confidence` (mean of the largest probability), `accuracy` and the `share` of all images.
-
-    The sum of share |accuracy - confidence| is `metrics(...)["ece"]`. As torchmetrics', a bin includes its lower edge, so that a
-    confidence of exactly 1 is a bin of its own.
-    """
-    _check(probabilities, labels)
-    confidence, predicted = probabilities.float().clamp(max=1).max(dim=1)
-    edges = torch.linspace(0, 1, BINS + 1, device=confidence.device)
-    bin_of = torch.bucketize(confidence, edges, right=True) - 1
-    correct = (predicted == labels).double()
-    inside = [bin_of == index for index in range(BINS + 1)]
-    return [
-        {
-            "confidence": confidence[chosen].double().mean().item(),
-            "accuracy": correct[chosen].mean().item(),
-            "share": chosen.double().mean().item(),
-        }
-        for chosen in inside
-        if chosen.any()
-    ]
 
 
 def _check(probabilities: Tensor, labels: Tensor) -> None:

@@ -3,9 +3,10 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
+from adapters import methods
 from data.tasks import GROUPS, TASKS
 from pvera.render import METRICS, Column
 from pvera.results import Row
@@ -79,7 +80,15 @@ def by_seed(column: Column, runs: Runs) -> dict[int, float]:
 
 def settings(row: Row) -> dict[str, str]:
     """What was asked for and the data it met, flat: `trainer.epochs` and its value as text."""
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in _flat(row.config | {"data": row.data})}
+    found = asked(row) | dict(_flat({"data": row.data}))
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in found.items()}
+
+
+def asked(row: Row) -> dict[str, Any]:
+    """What was asked for, flat: `trainer.epochs` and its value; the adapter's defaults where a setting came later than the row."""
+    method = methods().get(row.adapter)
+    later = {f"adapter.{one.name}": one.default for one in fields(method) if one.metadata.get("later")} if method else {}
+    return later | dict(_flat(row.config))
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -208,6 +208,8 @@ def explain(error: BaseException) -> str:
 
 def register() -> None:
     """Puts every schema and every choice that is made of code (adapters, tasks, sources, loggers) into Hydra's ConfigStore."""
+    # Hydra copies the whole store for each configuration, and for each group that --help lists; what it loads from there it copies anyway.
+    ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     store = ConfigStore.instance()
     store.store(group="schema", name="run", node=Run)
     store.store(group="schema", name="protocol", node=Protocol)

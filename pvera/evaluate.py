@@ -60,7 +60,7 @@ def probabilities(logits: Tensor) -> Tensor:
 def main(arguments: list[str] | None = None) -> int:
     """Rebuilds a trained model from its checkpoint, tests it and compares with its row; tests a PEFT checkpoint on a task."""
     parser = argparse.ArgumentParser(prog="python -m pvera.evaluate", description=main.__doc__)
-    parser.add_argument("checkpoint", type=Path, help="the .safetensors beside a row, or the folder of a PEFT checkpoint")
+    parser.add_argument("checkpoint", type=Path, help="a row or the .safetensors beside it, or the folder of a PEFT checkpoint")
     parser.add_argument("overrides", nargs="*", help="for a PEFT checkpoint: what to test it on (task=... backbone=...)")
     parser.add_argument("--root", help="where the data is, if not where it was")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
@@ -71,6 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     from pvera.config import MISTAKES, explain
     from pvera.exchange.trial import rebuild_peft
     from pvera.montecarlo import predict
+    from pvera.reopened import checkpoint_of
     from pvera.trial import rebuild
 
     try:
@@ -80,7 +81,8 @@ def main(arguments: list[str] | None = None) -> int:
             root = [f"source.root={options.root}"] if options.root else []
             model, test = rebuild_peft(options.checkpoint, [*options.overrides, *root, f"device={options.device}"])
         else:
-            model, test = rebuild(options.checkpoint, options.root, options.device)
+            file = checkpoint_of(options.checkpoint) if options.checkpoint.suffix == ".json" else options.checkpoint
+            model, test = rebuild(file, options.root, options.device)
         if options.samples is None:
             predicted = probabilities(logits_of(model, test.images))
         else:
@@ -91,6 +93,9 @@ def main(arguments: list[str] | None = None) -> int:
     except MISTAKES as error:
         print(f"pvera: {explain(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("pvera: stopped", file=sys.stderr)
+        return 130
     for name, value in found.items():
         print(f"test_{name:6} {value:.6f}" + (f"   in the row {getattr(row, f'test_{name}'):.6f}" if row else ""))
     return 0

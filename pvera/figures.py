@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pvera.results import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,12 +29,15 @@ def new(columns: int = 1, rows: int = 1, width: float = 5.0, height: float = 3.6
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Writes stem.png (150 dots an inch) and stem.svg, the same bytes for the same figure; returns their paths."""
+    """Writes stem.png (150 dots an inch) and stem.svg, the same bytes for the same figure; returns their paths. Raises UserError."""
     from matplotlib import rc_context
 
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("png", "svg")]
-    with rc_context({"svg.hashsalt": stem.name}):
-        figure.savefig(paths[0], dpi=150, metadata={"Software": None})
-        figure.savefig(paths[1], metadata={"Date": None})
+    paths = []
+    kinds: dict[str, Any] = {"png": {"dpi": 150, "metadata": {"Software": None}}, "svg": {"metadata": {"Date": None}}}
+    for ending, options in kinds.items():
+        buffer = io.BytesIO()
+        with rc_context({"svg.hashsalt": stem.name}):
+            figure.savefig(buffer, format=ending, **options)
+        paths.append(stem.with_name(f"{stem.name}.{ending}"))
+        write_atomically(paths[-1], buffer.getvalue())
     return paths

@@ -5,7 +5,6 @@ Writes ood-<run>-<name>.json beside the row (or into --out), figures into the fo
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from tqdm import tqdm
 from pvera import results
 from pvera.elsewhere import SPEC, elsewhere, load_all
 from pvera.errors import UserError
-from pvera.reopened import check, checkpoint_of, options, reopen
+from pvera.reopened import checkpoint_of, command, options, reopen
 
 #: What becomes of the norms of mu (blocks, N).
 AGGREGATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -37,23 +36,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--norm", default="mean", choices=AGGREGATIONS, help="over the blocks, of the L2 norm of mu (default mean)")
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples for the intervals (default 1000; 0: none)")
     given = parser.parse_args(arguments)
-    try:
-        check(given)
-        if given.bootstrap < 0:
-            raise UserError(f"--bootstrap must be at least 0, found {given.bootstrap}")
-        foreign = [elsewhere(words) for words in given.ood]
-        results.ensure_writable(given.out or checkpoint_of(given.run).parent)
-        _report(given, foreign)
-    except UserError as error:
-        print(f"pvera: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("pvera: stopped; reports that are whole were written", file=sys.stderr)
-        return 130
-    return 0
+    return command(given, _report)
 
 
-def _report(given: Any, asked: list) -> None:
+def _report(given: Any) -> None:
+    if given.bootstrap < 0:
+        raise UserError(f"--bootstrap must be at least 0, found {given.bootstrap}")
+    asked = [elsewhere(words) for words in given.ood]
+    results.ensure_writable(given.out or checkpoint_of(given.run).parent)
     from pvera import ood_figures
     from pvera.montecarlo import is_stochastic
     from pvera.ood_scores import scores
@@ -74,7 +64,7 @@ def _report(given: Any, asked: list) -> None:
         report = run.about(other.limits) | {"foreign": name, "foreign_images": len(other.images), "shared_images": other.shared}
         report |= settings_of | compare(inside, found, given.norm, given.bootstrap, given.seed) | {"made_by": results.provenance()}
         place = folder / f"ood-{run.path.stem}-{name}.json"
-        results.write_atomically(place, f"{json.dumps(report, indent=1, allow_nan=False)}\n".encode())
+        results.write_report(place, report)
         ood_figures.draw(report, folder / "figures" / place.stem)
         print(*lines(report), f"written to {place} and {folder / 'figures'}", sep="\n")
 

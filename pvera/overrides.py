@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra import compose, initialize_config_module
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -22,7 +24,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from pvera.config import Run
+from pvera.config import Run, register, to_runs
 from pvera.errors import UserError
 
 #: What may be set below `hydra` on the command line: how much of a machine a run gets, and where Hydra writes.
@@ -129,3 +131,27 @@ def _environment(name: str, *default: Any) -> Any:
 def close_environment() -> None:
     """From here on `${oc.env:NAME}` reads READABLE alone, however it is written, so that no key or token gets into a row."""
     OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
+
+
+@contextmanager
+def composing(words: list[str]) -> Iterator[None]:
+    """Hydra, ready to compose the words of a command that is not Hydra's own, after the same checks. Raises UserError or HydraException."""
+    check_words(words)
+    register()
+    close_environment()
+    with initialize_config_module("configs", version_base="1.3"):
+        yield
+
+
+def compose_run(words: list[str], **adapter: Any) -> Run:
+    """The one run of these words, with settings of its adapter that no word can spell, such as any path.
+
+    Raises one of `pvera.config.MISTAKES` where they cannot be composed, or ask for several runs.
+    """
+    with composing(words):
+        config = compose("config", overrides=words)
+    config.adapter.update(adapter)
+    runs = to_runs(config)
+    if len(runs) > 1:
+        raise UserError(f"this command takes one run: name one seed, found {', '.join(str(run.seed) for run in runs)}")
+    return runs[0]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,21 @@ def options(prog: str, description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def check(given: argparse.Namespace) -> None:
+def command(given: argparse.Namespace, report: Callable[[argparse.Namespace], object]) -> int:
+    """The command that makes reports of what was `given`; exit code 0 done, 2 a mistake in the request, 130 stopped."""
+    try:
+        _check(given)
+        report(given)
+    except UserError as error:
+        print(f"pvera: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("pvera: stopped; reports that are whole were written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _check(given: argparse.Namespace) -> None:
     """Raises UserError for a count below 1 or a seed below 0, before anything is loaded."""
     for name in ("samples", "images"):
         if getattr(given, name) is not None and getattr(given, name) < 1:

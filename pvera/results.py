@@ -209,6 +209,11 @@ def write_atomically(path: Path, data: bytes, keep: bool = False) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
+def write_report(path: Path, values: dict[str, Any]) -> None:
+    """Puts plain values into a JSON file, whole or not at all. Raises UserError where it cannot be written."""
+    write_atomically(path, f"{json.dumps(values, indent=1, allow_nan=False)}\n".encode())
+
+
 def _link(temporary: Path, path: Path) -> None:
     """Gives the file its name, atomically on network file systems too, unless another has it."""
     try:

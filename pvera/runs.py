@@ -107,11 +107,11 @@ def lines(found: dict[Path, Any], kind: Kind) -> list[str]:
 
 
 def files_of(path: Path) -> list[Path]:
-    """All that belongs to a run: whatever lies beside its file and has its stem in its name. Of a failure with a row: itself alone."""
+    """All that belongs to a run: what lies beside or below its file and has its stem in its name. Of a failure with a row: itself alone."""
     row = path.with_suffix(".json")
     if path != row and row.exists():
         return [path]
-    beside = sorted(other for other in path.parent.iterdir() if path.stem in other.name and other != path and other.is_file())
+    beside = sorted(other for other in path.parent.rglob("*") if path.stem in other.name and other != path and other.is_file())
     return [path, *beside]  # the row first: should this be stopped half-way, the run counts as not done
 
 

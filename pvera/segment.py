@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from pvera import results
-from pvera.config import MISTAKES, Run, explain, register, to_runs
+from pvera.config import MISTAKES, Run, explain
 from pvera.errors import UserError
+from pvera.overrides import compose_run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,6 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
     except MISTAKES as error:
         print(f"pvera: {explain(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("pvera: stopped; nothing was written, and the same command starts again", file=sys.stderr)
+        return 130
     classes = ", ".join("–" if value is None else f"{100 * value:.1f}" for value in row["test_iou"])
     what = f"{row['adapter']} on {row['data']}, seed {row['seed']}"
     print(f"{what}: mIoU {100 * row['test_miou']:.2f} % ({classes}), {row['seconds']:.0f} s {path}")
@@ -40,12 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def composed(overrides: list[str]) -> Run:
     """The run of these settings; by default under results/segmentation."""
-    from hydra import compose, initialize_config_module
-
-    register()
-    with initialize_config_module("configs", version_base="1.3"):
-        [run] = to_runs(compose("config", overrides=["name=segmentation", *overrides]))
-    return run
+    return compose_run(["name=segmentation", *overrides])
 
 
 def segment(run: Run, data: str) -> tuple[Path, dict[str, Any]]:
@@ -74,14 +73,26 @@ def segment(run: Run, data: str) -> tuple[Path, dict[str, Any]]:
     digest, name = results.digest(settings), Path(data).name
     path = Path(run.results) / run.backbone.name / run.adapter.name / name / f"segment-seed={run.seed}-{digest[:8]}.json"
     if path.exists():
-        return path, json.loads(path.read_text(encoding="utf-8"))
+        return path, _read(path)
     figures = train_and_test(run, points[0][1], backbone, splits, classes, f"{run.adapter.name} {name} seed {run.seed}")
     row = {
         "config": settings, "digest": digest, "adapter": run.adapter.name, "backbone": run.backbone.name, "data": name, "seed": run.seed,
         "classes": classes, **{f"n_{split}": len(pairs.images) for split, pairs in splits.items()}, **figures, **results.provenance(),
     }  # fmt: skip
-    results.write_atomically(path, f"{json.dumps(row, indent=1, allow_nan=False)}\n".encode())
+    results.write_report(path, row)
     return path, row
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A row that is there. Raises UserError if it is not whole."""
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not a readable row: {' '.join(str(error).split())}; delete it and run again") from error
+    wanted = {"adapter", "data", "seed", "test_miou", "test_iou", "seconds"}
+    if not isinstance(row, dict) or not wanted <= row.keys():
+        raise UserError(f"{path} is no row of a segmentation, which has {', '.join(sorted(wanted))}: delete it and run again")
+    return row
 
 
 def train_and_test(run: Run, adapter: Any, backbone: Any, splits: dict[str, Any], classes: int, title: str) -> dict[str, Any]:

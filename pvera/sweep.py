@@ -14,7 +14,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hydra import initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -24,8 +23,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from pvera import claims, failures, results
-from pvera.config import MISTAKES, Run, explain, register, to_runs
+from pvera.config import MISTAKES, Run, explain, to_runs
 from pvera.errors import UserError
+from pvera.overrides import composing
 from pvera.run import Done, execute, row_path
 
 WATCH_S = 2  # between looks for new rows
@@ -53,8 +53,7 @@ def packs(words: list[str]) -> list[list[Run]]:
 
     Raises one of MISTAKES where they cannot be composed, or their data is not there.
     """
-    register()
-    with initialize_config_module("configs", version_base="1.3"):
+    with composing(words):
         config = load(words)
         found = [compose(config, job) for job in jobs(config)]
     for runs in found:

@@ -5,7 +5,6 @@ Writes uncertainty-<run>.json beside the row (or into --out), figures into the f
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from tqdm import tqdm
 from pvera import results
 from pvera.elsewhere import SPEC, elsewhere, load_all
 from pvera.errors import UserError
-from pvera.reopened import Reopened, check, checkpoint_of, options, reopen
+from pvera.reopened import Reopened, checkpoint_of, command, options, reopen
 
 SHOWN = ("acc", "ace", "ece", "nll", "brier")
 
@@ -27,23 +26,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--curve", type=int, default=64, metavar="N", help="metrics of 1, 2, 4, ... up to N passes (default 64; 0: none)")
     parser.add_argument("--ood", action="append", default=[], metavar="SPEC", help=f"compare with these images: {SPEC}; may be repeated")
     given = parser.parse_args(arguments)
-    try:
-        check(given)
-        if given.curve < 0:
-            raise UserError(f"--curve must be at least 0, found {given.curve}")
-        foreign = [elsewhere(words) for words in given.ood]
-        files = [checkpoint_of(path) for path in given.runs]
-        for file in files:
-            results.ensure_writable(given.out or file.parent)
-        for file in files:
-            _report(reopen(file, given), given, foreign)
-    except UserError as error:
-        print(f"pvera: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("pvera: stopped; reports that are whole were written", file=sys.stderr)
-        return 130
-    return 0
+    return command(given, _reports)
+
+
+def _reports(given: Any) -> None:
+    if given.curve < 0:
+        raise UserError(f"--curve must be at least 0, found {given.curve}")
+    foreign = [elsewhere(words) for words in given.ood]
+    files = [checkpoint_of(path) for path in given.runs]
+    for file in files:
+        results.ensure_writable(given.out or file.parent)
+    for file in files:
+        _report(reopen(file, given), given, foreign)
 
 
 def _report(run: Reopened, given: Any, foreign: list) -> None:
@@ -62,7 +56,7 @@ def _report(run: Reopened, given: Any, foreign: list) -> None:
     report |= {"noise_seed": given.seed, "made_by": results.provenance()}
     folder = given.out or run.path.parent
     place = folder / f"uncertainty-{run.path.stem}.json"
-    results.write_atomically(place, f"{json.dumps(report, indent=1, allow_nan=False)}\n".encode())
+    results.write_report(place, report)
     uncertainty_figures.draw(report, run.path.with_suffix(".csv"), folder / "figures" / place.stem)
     print(*lines(report), f"written to {place} and {folder / 'figures'}", sep="\n")
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
 from pvera import figures
+from pvera.errors import UserError
+from pvera.loggers import csv as log
 
 KINDS = {"mean": "mean mode", "sampled": "sampled"}
 
@@ -89,12 +90,15 @@ def _latent(epochs: Path) -> Any:
     """Median sigma, mean norm of mu, and KL of every branch by epoch, a line for each run of epochs; None if the CSV has none of them."""
     lines: dict[str, dict[tuple[str, str], list[tuple[float, float]]]] = {"sigma": {}, "mu": {}, "kl": {}}
     wanted = {"sigma": "q50", "mu": "mean", "kl": ""}
-    with epochs.open(newline="") as file:
-        for row in csv.DictReader(file):
+    told = log.read(epochs)
+    try:
+        for row in told:
             for column, value in row.items():
-                what, site, part = [*str(column).split("/"), "", ""][:3]
+                what, site, part = [*column.split("/"), "", ""][:3]
                 if what in lines and site and part == wanted[what] and value:
                     lines[what].setdefault((row.get("point") or "", site), []).append((float(row["epoch"]), float(value)))
+    except ValueError as error:
+        raise UserError(f"{epochs} is not a log of epochs: {error}") from None
     if not any(lines.values()):
         return None
     figure, axes = figures.new(columns=3, width=4.2)

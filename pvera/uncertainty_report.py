@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from pvera import montecarlo
-from pvera.calibration import metrics, reliability
+from pvera.calibration import metrics
 from pvera.evaluate import logits_of
 from pvera.model import Classifier
 from pvera.montecarlo import Prediction, draws_of, entropy, is_stochastic, join, summarise
+from pvera.reliability import reliability
 from pvera.reopened import Reopened
 from pvera.selective import compare, selective
 
@@ -91,7 +92,7 @@ def _section(found: Tensor, labels: Tensor, signals: Signals) -> dict[str, Any]:
     correct = (found.argmax(1) == labels).numpy()
     return {
         "metrics": metrics(found, labels),
-        "reliability": reliability(found, labels),
+        "reliability": reliability(found.amax(1).numpy(), correct),
         "wrong_against_correct": {name: compare(values[~correct], values[correct]) for name, values in signals.items()},
         "selective": {name: selective(-values, correct) for name, values in signals.items()},
     }

@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hydra import initialize_config_module
 from omegaconf import OmegaConf
 
 from pvera import results, sweep, table
-from pvera.config import MISTAKES, Run, explain, register
+from pvera.config import MISTAKES, Run, explain
 from pvera.errors import UserError
-from pvera.overrides import check_words, close_environment
+from pvera.overrides import composing
 from pvera.render import FORMS
 from pvera.results import Row
 
@@ -43,10 +42,7 @@ def plan(overrides: list[str]) -> Plan:
     """Composes the sweep. Raises one of MISTAKES where that cannot be done."""
     if other := next((override for override in overrides if override.startswith("experiment=")), None):
         raise UserError(f"this is {EXPERIMENT}, found {other}: restrict it by adapter=, task= or seed=, or run python -m pvera {other}")
-    register()
-    check_words(overrides)
-    close_environment()
-    with initialize_config_module("configs", version_base="1.3"):
+    with composing(overrides):
         config = sweep.load([EXPERIMENT, *overrides])
         jobs = sweep.jobs(config)
         # Data and weights do not depend on adapter and seed: one run for all that differ in nothing else.

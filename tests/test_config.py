@@ -37,6 +37,15 @@ def options(group: str) -> list[str]:
     return GlobalHydra.instance().config_loader().get_group_options(group)
 
 
+def test_what_one_configuration_changes_no_other_sees():
+    """Hydra's store is shared by all, not copied."""
+    first, second = (compose("config", overrides=["adapter=lora"]) for _ in range(2))
+    with open_dict(first):
+        first.adapter.alpha, first.protocol.kl_weight = 99, 1.0
+    third = compose("config", overrides=["adapter=lora"])
+    assert first.adapter.alpha == 99 and second == third != first
+
+
 def test_the_groups_hold_what_they_should():
     assert set(options("task")) - {"extra"} == set(TASKS)
     assert len(TASKS) == 19
@@ -111,7 +120,7 @@ def test_committed_rows_are_found_again_by_their_digest(path):
 
 
 def test_there_are_as_many_experiments_as_we_say():
-    assert len(EXPERIMENTS) == 11 + len(ABLATIONS) + 2
+    assert len(EXPERIMENTS) == 12 + len(ABLATIONS) + 2
     assert {f"ablation/{name}" for name in (*ABLATIONS, "base", "full")} == {e for e in EXPERIMENTS if e.startswith("ablation/")}
     assert {f"paper/{name}" for name in methods()} == {e for e in EXPERIMENTS if e.startswith("paper/")} - {"paper/all"}
 

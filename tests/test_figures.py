@@ -1,6 +1,9 @@
 """Figures are written as PNG and SVG, the same bytes for the same content."""
 
+import pytest
+
 from pvera import figures
+from pvera.errors import UserError
 
 
 def draw():
@@ -22,3 +25,10 @@ def test_lines_take_the_colours_in_order():
     figure, axes = figures.new()
     [line] = axes[0, 0].plot([0, 1])
     assert line.get_color() == figures.COLOURS[0]
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write .*file"):
+        figures.save(draw(), tmp_path / "file" / "one")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

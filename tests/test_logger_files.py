@@ -8,6 +8,7 @@ from watched import GRID, epochs, figures, make, whole
 
 from pvera import loggers
 from pvera.config import register
+from pvera.errors import UserError
 from pvera.loggers.csv import read
 from pvera.run import row_path
 
@@ -111,3 +112,10 @@ def test_tensorboard_shows_an_epoch_that_was_trained_again_once(tmp_path):
     path, _ = whole(make("tensorboard", tmp_path), 3, 4)
     found = scalars((tmp_path / "tensorboard" / path.relative_to(tmp_path)).with_suffix(""))
     assert found["kl"] == [(1, 0.5), (2, 1.0), (3, 1.5), (4, 2.0)]
+
+
+@pytest.mark.parametrize("content", [b"epoch,point\n\xff,1\n", b'epoch,point\n1,"' + b"x" * 200_000 + b'"\n'])
+def test_a_file_that_is_no_csv_is_named(tmp_path, content):
+    (tmp_path / "seed=0.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"seed=0.csv is not a log of epochs: [^\n]*$"):
+        read(tmp_path / "seed=0.csv")

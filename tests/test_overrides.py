@@ -1,14 +1,19 @@
 """A command line sets values and makes choices; it cannot name code, reach a file outside the configurations, or read the environment."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra.errors import HydraException
+from test_reproduce_table import SCRIPT
 
+from pvera import evaluate, plan, segment
 from pvera.errors import UserError
+from pvera.exchange import trial
 from pvera.overrides import check_command_line, check_folder, check_words
 
 
@@ -131,3 +136,29 @@ def test_a_launcher_of_the_users_own_can_be_chosen(tmp_path):
     (tmp_path / "launcher" / "mine.yaml").write_text(shipped.read_text())
     done = command("--config-dir", str(tmp_path), "launcher=mine", "--cfg", "hydra")
     assert done.returncode == 0 and "launcher: mine" in done.stdout, done.stderr
+
+
+COMMANDS = [plan.main, segment.main, runpy.run_path(str(SCRIPT))["main"], lambda words: evaluate.main(["a_folder", *words])]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=["plan", "segment", "reproduce_table", "evaluate"])
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("+adapter._target_=os.system", "cannot name code"),
+        ("hydra.searchpath=[pkg://this]", "sets only these below hydra"),
+        ("task=../x", "not a path"),
+        ("name=${oc.env:WANDB_API_KEY}", "is not read, settings end in rows"),
+    ],
+)
+def test_every_command_that_composes_words_refuses_the_same(monkeypatch, capsys, command, word, reason):
+    monkeypatch.setattr(trial, "read", lambda folder: SimpleNamespace(name="lora", head={"weight": 1}))
+    monkeypatch.setenv("WANDB_API_KEY", "marked-secret")
+    assert command([word, "backbone=test_vit"]) == 2
+    out, err = capsys.readouterr()
+    assert reason in err and err.count("\n") == 1 and "marked-secret" not in out + err
+
+
+def test_a_command_that_takes_one_run_says_so_of_several_seeds(capsys):
+    assert segment.main(["seed=[0,1]", "backbone=test_vit"]) == 2
+    assert capsys.readouterr().err == "pvera: this command takes one run: name one seed, found 0, 1\n"

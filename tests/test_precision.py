@@ -1,11 +1,16 @@
 """precision=auto takes what the machine is fast in, and the run is the one that names it."""
 
+import subprocess
+import sys
+
+import models
 import pytest
 import torch
 from hydra import compose, initialize_config_module
 
 from pvera import precision
 from pvera.config import register, to_runs
+from pvera.model import trainable
 
 X86 = {"fpu", "avx2", "avx512f"}
 
@@ -48,3 +53,27 @@ def test_the_features_of_this_processor_are_read(tmp_path):
     assert all(flag.isascii() and " " not in flag for flag in precision.cpu_flags())
     if torch.backends.cpu.get_cpu_capability() == "AVX512":
         assert "avx512f" in precision.cpu_flags()
+
+
+@pytest.mark.parametrize(("bf16", "mode", "plain"), [(True, True, True), (True, False, False), (False, True, False)])
+def test_attention_is_plain_where_its_backward_pass_is_the_faster_one(bf16, mode, plain):
+    model = models.classifier(models.adapter("lora"), bf16=bf16).train(mode)
+    assert [block.attn.fused_attn for block in model.backbone.blocks] == [not plain] * models.DEPTH
+
+
+def test_both_kinds_of_attention_train_alike():
+    (images, labels), gradients = models.batch(), []
+    for mode in (True, False):
+        model = models.randomise(models.classifier(models.adapter("lora"), bf16=True)).train(mode)
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        gradients.append(torch.cat([p.grad.flatten() for _, p in trainable(model)]))
+    torch.testing.assert_close(*gradients, rtol=0.05, atol=0.05 * float(gradients[0].abs().max()))
+
+
+def test_freed_memory_that_is_kept_is_not_counted_as_used():
+    code = (
+        "import pvera, torch; from pvera import resources as r; cpu = torch.device('cpu'); r.keep_freed_memory(); r.reset_peak_memory(cpu);"
+        "before = r.memory(cpu); x = torch.ones(50_000_000); used = r.memory(cpu) - before; del x; r.reset_peak_memory(cpu);"
+        "print(used > 150e6, r.memory(cpu) - before < 50e6, r.peak_memory(cpu) - before < 50e6)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["True"] * 3

@@ -17,6 +17,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from pvera import results, table
 from pvera.comparable import comparables
+from pvera.reliability import reliability
 from pvera.report import __main__ as report
 from pvera.report import ablations, beside, interactive, page, panels
 from pvera.report.charts import HeatMap
@@ -173,10 +174,10 @@ def test_reliability_is_that_of_the_ece():
     stream = np.random.default_rng(0)
     probabilities, labels = stream.dirichlet([0.4] * 5, 3000).astype(np.float32), stream.integers(0, 5, 3000)
     probabilities[:7], labels[:7] = np.eye(5, dtype=np.float32)[labels[:7]], labels[:7]  # confidences of 1
-    found = beside.bins(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
+    found = reliability(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
     reference = multiclass_calibration_error(torch.tensor(probabilities), torch.tensor(labels), 5, n_bins=15, norm="l1")
-    assert sum(share * abs(accuracy - confidence) for confidence, accuracy, share in found) == pytest.approx(reference.item(), abs=1e-6)
-    assert sum(share for *_, share in found) == pytest.approx(1)
+    assert sum(one["share"] * abs(one["accuracy"] - one["confidence"]) for one in found) == pytest.approx(reference.item(), abs=1e-6)
+    assert sum(one["share"] for one in found) == pytest.approx(1)
 
 
 def test_curves_are_of_the_chosen_point_without_a_broken_line(made):
@@ -201,6 +202,9 @@ def test_ablations_are_found_by_what_differs():
     assert [line[1] for line in panel.table[1:]] == ["4", "16", "64"] and panel.table[1][3] == "9.0 ± 7.1"
     [line] = panel.charts[0].series
     assert line.x == [4, 16, 64] and line.y == pytest.approx([9, 21, 69]) and line.spread == pytest.approx([50**0.5] * 3)
+    [late] = comparables(run("pvera", settings={"adapter": {"name": "pvera", "rank": 4} | more}) for more in ({}, {"posterior": "laplace"}))
+    [panel] = ablations.ablations(late)
+    assert [line[1] for line in panel.table] == ["adapter.posterior", "gaussian", "laplace"]  # a default that the row does not have
     [plain] = comparables([of(4), of(4, seed=1), of(16, "kitti")])
     assert ablations.ablations(plain) == []  # tasks may differ in settings, and seeds do
 

@@ -94,6 +94,15 @@ def test_delete_asks_first_and_then_takes_all_of_a_run_and_nothing_else(folder, 
     assert (folder / "tiny" / "lora" / "dtd").is_dir()
 
 
+def test_figures_of_reports_on_a_run_go_with_it(folder, capsys):
+    [row] = (folder / "tiny" / "lora" / "dtd").glob("seed=11-*.json")
+    for stem in (row.stem, "seed=0-00000000"):
+        (row.parent / "figures").mkdir(exist_ok=True)
+        (row.parent / "figures" / f"uncertainty-{stem}-groups.png").touch()
+    listed(capsys, folder, "--seed", 11, "--delete", "--yes")
+    assert [path.name for path in (row.parent / "figures").iterdir()] == ["uncertainty-seed=0-00000000-groups.png"]
+
+
 def test_failed_runs_are_listed_with_the_reason(folder, capsys):
     path = fail(folder, "dtd")
     fail(folder, "svhn", epoch=None)

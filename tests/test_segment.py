@@ -157,6 +157,11 @@ def test_the_command_leaves_a_row_and_does_nothing_twice(tmp_path, capsys, monke
     said = capsys.readouterr().out
     monkeypatch.setattr(segment, "train_and_test", lambda *_: pytest.fail("trained twice"))
     assert segment.main(asked) == 0 and capsys.readouterr().out == said
+    for damaged in ("{", "{}", "[]"):
+        path.write_text(damaged)
+        assert segment.main(asked) == 2
+        err = capsys.readouterr().err
+        assert str(path) in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

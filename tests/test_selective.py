@@ -7,7 +7,8 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from pvera.calibration import metrics, reliability
+from pvera.calibration import metrics
+from pvera.reliability import reliability
 from pvera.selective import compare, risk_coverage, selective
 
 
@@ -61,8 +62,18 @@ def test_reliability_adds_up_to_the_expected_calibration_error():
     found = torch.from_numpy(np.random.default_rng(0).dirichlet(np.full(4, 0.3), size=500)).float()
     found[0] = torch.tensor([1.0, 0, 0, 0])
     labels = torch.multinomial(found.sqrt(), 1, generator=torch.Generator().manual_seed(0)).squeeze(1)
-    bins = reliability(found, labels)
+    bins = reliability(found.amax(1).numpy(), (found.argmax(1) == labels).numpy())
     assert sum(one["share"] for one in bins) == pytest.approx(1)
     assert sum(one["share"] * abs(one["accuracy"] - one["confidence"]) for one in bins) == pytest.approx(
         metrics(found, labels)["ece"], abs=1e-6
     )
+
+
+def test_a_confidence_on_an_edge_is_in_the_bin_that_torchmetrics_puts_it_into():
+    for classes in range(2, 16):  # a model that has learnt nothing
+        found, labels = torch.full((30, classes), 1 / classes), torch.arange(30) % classes
+        found[::2] *= 0.75
+        found[::2, 0] += 0.25
+        bins = reliability(found.amax(1).numpy(), (found.argmax(1) == labels).numpy())
+        gap = sum(one["share"] * abs(one["accuracy"] - one["confidence"]) for one in bins)
+        assert gap == pytest.approx(metrics(found, labels)["ece"], abs=1e-6)

@@ -141,6 +141,7 @@ def test_images_that_are_the_runs_own_are_told(rows, tmp_path, capsys):
 def test_evaluation_averages_sampled_passes(rows, capsys):
     checkpoint = rows["pvera"].with_suffix(".safetensors")
     said = [report(evaluate, capsys, checkpoint, *words) for words in ([], ["--samples", 4])]
+    assert report(evaluate, capsys, rows["pvera"]) == said[0]  # a row stands for its checkpoint
     nll = [float(line.split()[1]) for lines in said for line in lines.splitlines() if line.startswith("test_nll")]
     assert len(nll) == 2 and math.isfinite(nll[1]) and nll[0] != nll[1]
 
@@ -189,6 +190,14 @@ def test_bad_input_is_one_line(rows, tmp_path, capsys, command, words, said):
     assert command.main(given) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1 and error.startswith("pvera: ")
+
+
+def test_a_log_of_epochs_that_is_none_is_one_line(rows, tmp_path, capsys):
+    given = Path(shutil.copytree(rows["linear_probe"].parent, tmp_path / "run")) / rows["linear_probe"].name
+    given.with_suffix(".csv").write_text("epoch,point,sigma/0.q/q50\n1,,low\n")
+    assert uncertainty.main([str(given)]) == 2
+    error = capsys.readouterr().err
+    assert "is not a log of epochs" in error and error.count("\n") == 1
 
 
 def test_a_collapsed_latent_is_told_once_a_run(tmp_path, capsys):

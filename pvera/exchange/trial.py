@@ -2,25 +2,19 @@
 
 from pathlib import Path
 
-from hydra import compose, initialize_config_module
-
 from pvera import resources
-from pvera.config import Run, register, to_runs
+from pvera.config import Run
 from pvera.errors import UserError
 from pvera.exchange.read import read
 from pvera.model import Classifier
+from pvera.overrides import compose_run
 from pvera.train import Data
 from pvera.trial import frozen_backbone, learner
 
 
 def run_of(folder: Path, overrides: list[str]) -> Run:
     """The run that would start from the checkpoint, composed as `python -m pvera` does; its adapter is the checkpoint's."""
-    register()
-    with initialize_config_module("configs", version_base="1.3"):
-        cfg = compose("config", overrides=[f"adapter={read(folder).name}", *overrides])
-    cfg.adapter.checkpoint = str(folder)
-    [run] = to_runs(cfg)
-    return run
+    return compose_run([f"adapter={read(folder).name}", *overrides], checkpoint=str(folder))
 
 
 def rebuild_peft(folder: Path, overrides: list[str]) -> tuple[Classifier, Data]:

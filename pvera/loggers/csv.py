@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvera import results
-from pvera.loggers.base import Logger
+from pvera.errors import UserError
+from pvera.loggers.base import Logger, label
 
 if TYPE_CHECKING:
     from pvera.config import Run
@@ -54,10 +55,21 @@ class Csv(Logger):
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The lines of a .csv of this logger, without a last one that is not whole; none if there is no such file."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    whole = text[: text.rfind("\n") + 1]
-    return [line for line in csv.DictReader(io.StringIO(whole)) if None not in line and line.get("epoch")]
+    """The lines of a .csv of this logger, without a last one that is not whole; none if there is no such file.
+
+    Raises UserError for a file that is not text or not CSV; what stands in a cell is for the caller to check.
+    """
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        whole = text[: text.rfind("\n") + 1]
+        return [line for line in csv.DictReader(io.StringIO(whole)) if None not in line and line.get("epoch")]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is not a log of epochs: {' '.join(str(error).split())}") from None
+
+
+def of_chosen(path: Path, row: results.Row) -> list[dict[str, str]]:
+    """The lines of the grid point that was chosen, of the .csv at `path`; a point that was alone has no name."""
+    return [line for line in read(path) if line.get("point") in (label(row.chosen), "")]
 
 
 def _text(lines: list[Any], columns: list[str]) -> str:

@@ -98,21 +98,17 @@ def _charts(path: Path) -> dict[str, Any]:
     import numpy as np
     import wandb
 
-    from pvera.calibration import BINS
+    from pvera.reliability import reliability
 
     probabilities, labels = results.load_probabilities(path)
     confidence, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
-    bins = np.digitize(confidence, np.linspace(0, 1, BINS + 1, dtype=np.float32)).clip(max=BINS)
-    reliability = []
-    for part in np.unique(bins):
-        within = bins == part
-        reliability.append([float(confidence[within].mean()), float((predicted == labels)[within].mean()), int(within.sum())])
+    bins = [[one["confidence"], one["accuracy"], round(len(labels) * one["share"])] for one in reliability(confidence, predicted == labels)]
     pairs, counts = np.unique(np.stack([labels, predicted], axis=1), axis=0, return_counts=True)
     confusion = [[str(actual), str(guess), int(count)] for (actual, guess), count in zip(pairs, counts, strict=True)]
     names = ["Actual", "Predicted", "nPredictions"]
     return {
         "test/reliability": wandb.plot.line(
-            wandb.Table(["confidence", "accuracy", "images"], reliability), "confidence", "accuracy", title="reliability"
+            wandb.Table(["confidence", "accuracy", "images"], bins), "confidence", "accuracy", title="reliability"
         ),
         "test/confusion": wandb.plot_table(
             "wandb/confusion_matrix/v1", wandb.Table([*names], confusion), dict(zip(names, names, strict=True)), {"title": "confusion"}

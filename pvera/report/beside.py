@@ -4,20 +4,16 @@ from collections import defaultdict
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
 from tqdm import tqdm
 
 from pvera import results
 from pvera.loggers import csv as log
-from pvera.loggers.base import label
+from pvera.reliability import BINS, reliability
 from pvera.report.charts import Chart, Panel, Series
 from pvera.results import Row
 
-if TYPE_CHECKING:
-    import numpy as np
-
-BINS = 15  # as of the ECE in the row
 CURVES = {
     "cross_entropy": "training cross entropy (nats)",
     "penalty": "training penalty (nats)",
@@ -30,19 +26,8 @@ CURVES = {
 Files = list[tuple[Path, Row]]  # shown rows, in the order of the page
 
 
-def bins(confidence: "np.ndarray", correct: "np.ndarray") -> list[tuple[float, float, float]]:
-    """(mean confidence, accuracy, share of the images) of the equal-width bins that hold any; both arguments are (N,)."""
-    import numpy as np
-
-    at = np.minimum((confidence * BINS).astype(int), BINS)  # as torchmetrics: a confidence of exactly 1 is a bin of its own
-    inside = [at == number for number in range(BINS + 1)]
-    return [(float(confidence[some].mean()), float(correct[some].mean()), float(some.mean())) for some in inside if some.any()]
-
-
-def reliability(files: Files, index: dict[str, int]) -> Panel | None:
+def diagrams(files: Files, index: dict[str, int]) -> Panel | None:
     """A diagram for each adapter, a line for each task, over all its seeds; None where no probabilities are kept."""
-    import numpy as np
-
     there = [(path, row) for path, row in files if path.with_suffix(".npz").is_file()]
     if not there:
         return None
@@ -55,10 +40,13 @@ def reliability(files: Files, index: dict[str, int]) -> Panel | None:
     for adapter in sorted(found, key=index.__getitem__):
         lines, gaps = [Series("calibrated", [0, 1], [0, 1], None, legend=False)], []
         for task, parts in found[adapter].items():
-            pooled = bins(np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts]))
-            ece = 100 * sum(share * abs(accuracy - confidence) for confidence, accuracy, share in pooled)
-            said = [f"{task}: confidence {one[0]:.3f}, accuracy {one[1]:.3f}, {100 * one[2]:.1f} % of the images" for one in pooled]
-            x, y = [one[0] for one in pooled], [one[1] for one in pooled]
+            pooled = reliability(np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts]))
+            ece = 100 * sum(one["share"] * abs(one["accuracy"] - one["confidence"]) for one in pooled)
+            said = [
+                f"{task}: confidence {one['confidence']:.3f}, accuracy {one['accuracy']:.3f}, {100 * one['share']:.1f} % of the images"
+                for one in pooled
+            ]
+            x, y = ([one[name] for one in pooled] for name in ("confidence", "accuracy"))
             lines.append(Series(task, x, y, tasks.index(task), True, True, hover=said))
             gaps.append(f"{task} {ece:.1f} %")
         alt = f"Reliability diagram of {adapter}: accuracy against confidence. Expected calibration error: {', '.join(gaps)}."
@@ -95,12 +83,8 @@ def _curve(name: str, title: str, told: list[tuple[Row, list[dict[str, str]]]], 
 
 
 def _epochs(path: Path, row: Row) -> list[dict[str, str]]:
-    """The lines of the chosen point; none where there is no such file, or it is not text."""
-    try:
-        lines = log.read(path)
-    except UnicodeDecodeError:
-        return []
-    return [line for line in lines if line.get("point") in (label(row.chosen), "") and _number(line["epoch"]) is not None]
+    """The lines of the chosen point; none where there is no such file."""
+    return [line for line in log.of_chosen(path, row) if _number(line["epoch"]) is not None]
 
 
 def _number(text: str | None) -> float | None:

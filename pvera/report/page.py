@@ -72,7 +72,7 @@ def _part(found: Comparable, files: dict[Path, Row], folder: Path, index: dict[s
     mine = beside.shown(files, found.shown)
     trade_offs = panels.trade_offs(found, index)
     against = [panel for one in figures if several and (panel := panels.differences(one))]
-    reliability = beside.reliability(mine, index)
+    reliability = beside.diagrams(mine, index)
     curves = beside.curves(mine, index)
     absent = []
     if not trade_offs:

@@ -1,0 +1,26 @@
+"""The bins behind ECE and every reliability diagram, from one confidence for each image. Imports no torch."""
+
+import numpy as np
+
+BINS = 15
+_UP = np.arange(BINS + 1) * float(np.float32(1 / BINS))
+#: As torch.linspace has them, which counts from the nearer end: 0.2, the confidence of five equal classes, is not an edge to the last bit.
+EDGES = np.where(_UP < 0.5, _UP, 1 - _UP[::-1]).astype(np.float32)
+
+
+def reliability(confidence: np.ndarray, correct: np.ndarray) -> list[dict[str, float]]:
+    """The bins of ECE that hold images: `confidence` (mean of the largest probability), `accuracy` and the `share` of all images.
+
+    Takes the largest probability (N,) of each image and whether its class is the label (N,). The sum of share |accuracy - confidence| is
+    `calibration.metrics(...)["ece"]`. As torchmetrics', a bin includes its lower edge: a confidence of exactly 1 is a bin of its own.
+    """
+    confidence = np.minimum(confidence, 1).astype(np.float32)  # a mean over draws may round to just above 1
+    bin_of = np.digitize(confidence, EDGES)
+    return [
+        {
+            "confidence": float(confidence[chosen].mean(dtype=np.float64)),
+            "accuracy": float(correct[chosen].mean()),
+            "share": float(chosen.mean()),
+        }
+        for chosen in (bin_of == index for index in np.unique(bin_of))
+    ]
