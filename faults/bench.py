@@ -16,6 +16,7 @@ from pvera import __main__ as command
 from pvera import checkpoint, results, table
 
 BASE = ["-m", "task=extra/digits", "backbone=test_vit", "image_size=32", "source.test_limit=50", "trainer.epochs=4", "adapter.layers=[5]"]
+BASE += ["trainer.batch_size=200"]
 #: 48 runs in 16 packs of 3 seeds.
 SWEEP = [*BASE, "adapter=linear_probe,ia3", "trainer.head_lr=1e-2,1e-3", "seed=[0,1,2],[3,4,5],[6,7,8],[9,10,11]"]
 RUNS, PACKS = 48, 16
