@@ -92,7 +92,8 @@ def _mapper(job: Job, n: int):
     """A function from blocks to the same blocks once they are written: in this process for few images, else in several."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = min(cpus, MOST_PROCESSES, n // WORTH_A_PROCESS)
-    if processes < 2 or multiprocessing.current_process().daemon:  # a daemon may not have children
+    # A launcher's worker shares the cores with its like; a daemon may not have children, and one of joblib's may not spawn them.
+    if processes < 2 or multiprocessing.current_process().name != "MainProcess":
         yield lambda blocks: map(job.fill, blocks)
         return
     # Started afresh: forked ones inherit the threads' locks of torch and array_record, but not the threads.

@@ -8,7 +8,9 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -119,11 +121,19 @@ def test_several_processes_write_the_same_bytes(root, monkeypatch):
     assert together.checksum == alone.checksum and np.array_equal(together.images, alone.images)
 
 
-def test_a_daemon_works_alone(root, monkeypatch):
+def test_a_worker_works_alone(root, monkeypatch):
     monkeypatch.setattr(pixels, "WORTH_A_PROCESS", 1)
     monkeypatch.setattr(pixels, "ProcessPoolExecutor", None)
-    monkeypatch.setitem(pixels.multiprocessing.process.current_process()._config, "daemon", True)
+    monkeypatch.setattr(pixels.multiprocessing.process.current_process(), "_name", "LokyProcess-1")
     assert len(cut(root).load(TASK, "test", 5).labels) == 60
+
+
+def test_a_worker_of_joblib_may_not_spawn_processes_and_does_not_try():
+    def fill() -> list[range]:
+        with pixels._mapper(SimpleNamespace(fill=lambda block: block), 10**6) as do:
+            return list(do([range(2)]))
+
+    assert joblib.Parallel(n_jobs=2)(joblib.delayed(fill)() for _ in range(2)) == [[range(2)]] * 2
 
 
 def overwrite(file: Path, position: int) -> None:
