@@ -303,8 +303,9 @@ def test_a_success_removes_the_failure(tmp_path):
 def test_a_signal_keeps_the_last_epoch_and_says_so_by_the_exit_code(tmp_path, number, code):
     words = [*TINY, "adapter=linear_probe", "trainer.epochs=100000", "trainer.patience=100000", f"results={tmp_path}"]
     started = subprocess.Popen(
-        [sys.executable, "-m", "pvera", *words], stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+        [sys.executable, "-m", "pvera", *words], stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )  # fmt: skip
     while not list(tmp_path.rglob("*.resume-?")):
         assert started.poll() is None
     started.send_signal(number)
