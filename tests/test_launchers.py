@@ -46,7 +46,7 @@ def rows(folder: Path) -> dict[str, dict]:
     return {row.digest: {key: value for key, value in vars(row).items() if key not in TIMES} for row in found}
 
 
-@pytest.mark.parametrize("name", ["serial", "joblib", "ray", "submitit_local", "submitit_slurm"])
+@pytest.mark.parametrize("name", [path.stem for path in sorted((Path(__file__).parents[1] / "configs" / "launcher").glob("*.yaml"))])
 def test_each_launcher_composes_to_its_plugin(hydra, name):
     pytest.importorskip(f"hydra_plugins.hydra_{name.split('_')[0]}_launcher") if name != "serial" else None
     config = GlobalHydra.instance().config_loader().load_configuration("config", [f"launcher={name}"], run_mode=RunMode.MULTIRUN)
