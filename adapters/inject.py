@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters.base import Adapter, Site
+from adapters.stream import stream
 from pvera.errors import UserError
 
 #: Where a target sits in a timm block.
@@ -31,6 +32,7 @@ class Edit(nn.Module):
         self.mode: str | None = None
         self.averaged = 1
         self.rows: Sequence[torch.Generator] | None = None
+        self.stream = stream(noise)
         for name, part in parts.items():
             if isinstance(part, nn.Parameter):
                 part = nn.Parameter(part.to(device))
@@ -52,7 +54,7 @@ class Edit(nn.Module):
 
         def once() -> Tensor:
             if self.rows is None:
-                return how(shape, generator=self.noise, **kwargs)
+                return how(shape, generator=self.stream if torch.compiler.is_compiling() else self.noise, **kwargs)
             return torch.stack([how(shape[1:], generator=one, **kwargs) for one in self.rows])
 
         total = once()

@@ -43,3 +43,14 @@ class Latent(torch.autograd.Function):
             precise.addcmul_(grad_z, eps, value=0.5)  # dz/ds = sigma eps / 2
         grad_s.copy_(precise.mul_(sigma).add_(grad_mean_s / sigma.numel()))
         return grad_p, grad_z * sigma if ctx.needs_input_grad[1] else None
+
+
+def latent(p: Tensor, eps: Tensor | None) -> tuple[Tensor, ...]:
+    """`Latent`'s outputs. A compiler gets the plain formula, which it fuses with what is around it, forward and backward."""
+    if not torch.compiler.is_compiling():
+        return Latent.apply(p, eps)
+    mu, s = p.to(torch.promote_types(p.dtype, torch.float32)).chunk(2, -1)
+    sigma = (s / 2).exp()
+    z = mu if eps is None else mu + sigma * eps
+    norm = mu.detach().square().sum(-1).sqrt()
+    return z.to(p.dtype), s.mean(), mu.square().sum(), sigma.square().sum(), sigma.detach(), norm

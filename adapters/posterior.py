@@ -13,6 +13,8 @@ from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor, nn
 from torch.distributions import Categorical, Laplace, MixtureSameFamily, Normal, StudentT
 
+from adapters.stream import rand, randn
+
 ENTROPY_OF_GAUSSIAN = 0.5 + 0.5 * math.log(2 * math.pi)
 
 
@@ -21,7 +23,7 @@ class Posterior(nn.Module):
 
     def draw(self, shape: tuple[int, ...], **kwargs: Any) -> Tensor:
         """eps of this shape, called as torch.randn is (generator, device, dtype), with a gradient to what the family learns."""
-        return torch.randn(shape, **kwargs)
+        return randn(shape, **kwargs)
 
     def negentropy(self) -> Tensor | float:
         """Entropy of N(0, 1) less that of eps, in nats, at least 0; the mean over the latent's dimensions where they differ."""
@@ -88,8 +90,8 @@ class MixturePosterior(Posterior):
         q = self.distribution()
         w, parts = q.mixture_distribution.probs[:, 1], q.component_distribution
         with torch.no_grad():
-            second = torch.rand(shape, **kwargs) < w
-            normal = torch.randn(shape, **kwargs)
+            second = rand(shape, **kwargs) < w
+            normal = randn(shape, **kwargs)
             eps = torch.where(second, parts.mean[:, 1], parts.mean[:, 0]) + parts.stddev[:, 0] * normal
             density = q.log_prob(eps).exp()
         below = q.cdf(eps)
@@ -125,6 +127,6 @@ def kl(mean_s: Tensor, squares: Tensor, count: int, posterior: Any, prior: Any) 
 
 def _uniform(shape: tuple[int, ...], **kwargs: Any) -> Tensor:
     """Uniform in (0, 1), without the ends, where quantiles and their gradients are infinite."""
-    u = torch.rand(shape, **kwargs)
+    u = rand(shape, **kwargs)
     least = torch.finfo(u.dtype).eps / 2
     return u.clamp(least / 2, 1 - least)

@@ -81,7 +81,7 @@ class PVeRA(VeRA):
     def delta(self, new: Any, x: Any) -> Any:
         import torch
 
-        from adapters.latent import Latent
+        from adapters.latent import latent
         from adapters.posterior import kl
 
         if not (new.training or new.sampling):  # nobody reads sigma: half of A will do
@@ -92,7 +92,7 @@ class PVeRA(VeRA):
             eps = torch.ones(shape, device=p.device, dtype=new.d.dtype)
         elif new.sampling:
             eps = new.draw(new.posterior.draw, shape, device=p.device, dtype=new.d.dtype)
-        z, mean_s, squares_mu, squares_sigma, sigma, norm = Latent.apply(p, eps)
+        z, mean_s, squares_mu, squares_sigma, sigma, norm = latent(p, eps)
         if new.training:
             new.kl = kl(mean_s, squares_mu + squares_sigma, z.numel(), new.posterior, new.prior)
             new.sigma, new.norm = sigma, norm

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 
+from benchmarks import profile as shares
 from benchmarks.arithmetic import Peak, backbone_flops
 from benchmarks.plain import Jpegs, Plain, endless
 from benchmarks.subject import BATCH, Subject
 from benchmarks.timing import alternate
 from pvera import precision, train
-from pvera.evaluate import logits_of
+from pvera.evaluate import eval_batch, logits_of
+
+#: The harness at its fastest, once it has compiled; `compiling` says what that takes.
+COMPILE = ["compile=true"]
 
 
 @dataclass
@@ -47,7 +52,10 @@ def goal(cpu: float, gpu: float) -> float:
 
 def training() -> Iterator[Figure]:
     """Training with three grid points: against the plain loop, and its arithmetic against the machine's."""
-    subject, steps = Subject(precision=fastest()), 3  # so that what an epoch costs once does not count as if each step cost it
+    subject, steps = (
+        Subject(precision=fastest(), overrides=COMPILE),
+        3,
+    )  # so that what an epoch costs once does not count as if each step cost it
     data, rows = subject.prepared(steps * BATCH), BATCH * (subject.size // 14) ** 2 + BATCH
     dtype = torch.bfloat16 if subject.run.precision == "bf16" else torch.float32
     peak = Peak(384, rows, dtype, subject.device, backward=True)
@@ -63,7 +71,7 @@ def training() -> Iterator[Figure]:
     rates = {name: times[name].rate(images) for name in ("plain", "packed")}
     yield Figure(
         "training, 3 grid points", "plain loop: timm, PEFT's PVeRA, fp32, JPEG decoded every epoch", rates["packed"] / rates["plain"], "x",
-        f"{rates['packed']:.2f} images/s ({times['packed'].spread(images)}) in {subject.run.precision}, "
+        f"{rates['packed']:.2f} images/s ({times['packed'].spread(images)}) in {subject.run.precision}, compiled, "
         f"plain {rates['plain']:.2f} ({times['plain'].spread(images)})", goal(4, 10),
     )  # fmt: skip
     _, flops = backbone_flops(whole.create(subject.size).to(subject.device), 1, subject.size)
@@ -76,7 +84,7 @@ def training() -> Iterator[Figure]:
 
 def evaluation() -> Iterator[Figure]:
     """The arithmetic of evaluating PVeRA."""
-    subject, images = Subject(precision=fastest(), points=1), 100
+    subject, images = Subject(precision=fastest(), points=1, overrides=COMPILE), 96
     data = subject.data(images)
     dtype = torch.bfloat16 if subject.run.precision == "bf16" else torch.float32
     peak = Peak(384, 4112, dtype, subject.device, backward=False)
@@ -85,7 +93,8 @@ def evaluation() -> Iterator[Figure]:
     found, most = times["evaluate"].rate(images * flops) / 1e9, times["peak"].rate(peak.flops) / 1e9
     yield Figure(
         "evaluation arithmetic", f"{subject.run.precision} peak at the layers' shapes", 100 * found / most, "%",
-        f"{times['evaluate'].rate(images):.1f} images/s ({times['evaluate'].spread(images)}), {found:.0f} of {most:.0f} GFLOP/s", goal=70,
+        f"{times['evaluate'].rate(images):.1f} images/s, compiled ({times['evaluate'].spread(images)}), "
+        f"{found:.0f} of {most:.0f} GFLOP/s", goal=70,
     )  # fmt: skip
 
 
@@ -196,23 +205,47 @@ def test_set() -> Iterator[Figure]:
 
 
 def compiling() -> Iterator[Figure]:
-    """A training step under torch.compile, and after how many images its compilation has paid for itself."""
-    eager, compiled = (Subject(precision=fastest(), points=1) for _ in range(2))
-    data, model = eager.prepared(BATCH), compiled.learners[0].model
-    for block in model.backbone.blocks:  # type: ignore[union-attr]
-        block.compile()
-    start = time.perf_counter()
-    compiled.epoch(data)
-    first = time.perf_counter() - start
-    times = alternate({"eager": lambda: eager.epoch(data), "compiled": lambda: compiled.epoch(data)})
-    gain = times["eager"].median - times["compiled"].median
-    paid = f"pays after {BATCH * first / gain:.0f} images" if gain > 0 else "never pays"
-    yield Figure(
-        "torch.compile of every block", "as it is", times["eager"].median / times["compiled"].median, "x",
-        f"first step {first:.0f} s, then {times['compiled'].median:.2f} s, as it is {times['eager'].median:.2f} s: {paid}",
-    )  # fmt: skip
+    """torch.compile of the adapted blocks in training and in testing, and after how many images its compilation has paid for itself."""
+    eager, compiled = Subject(precision=fastest()), Subject(precision=fastest(), overrides=COMPILE)
+    data, images = eager.prepared(BATCH), eager.data(3 * eval_batch(eager.learners[0].model)).images
+    works: dict[str, Callable[[Subject], object]] = {
+        "training, 3 grid points": lambda subject: subject.epoch(data),
+        "testing": lambda subject: logits_of(subject.learners[0].model, images),
+    }
+    for what, work in works.items():
+        count, first = (3 * BATCH, _first_pass("training")) if "training" in what else (len(images), _first_pass("testing"))
+        times = alternate({"eager": lambda: work(eager), "compiled": lambda: work(compiled)})  # noqa: B023
+        gain = times["eager"].median - times["compiled"].median
+        paid = f"pays after {count * first / gain:,.0f} images" if gain > 0 else "never pays"
+        yield Figure(
+            f"compile=true, {what}", "compile=false", times["eager"].median / times["compiled"].median, "x",
+            f"{times['compiled'].rate(count):.1f} images/s ({times['compiled'].spread(count)}), without {times['eager'].rate(count):.1f} "
+            f"({times['eager'].spread(count)}); first pass {first:.0f} s with nothing in torch's cache: {paid}",
+        )  # fmt: skip
+
+
+def _first_pass(what: str) -> float:
+    """Seconds of the first pass of three packed points, or of the first test batch, in a process of its own without torch's cache."""
+    code = (
+        "import sys, time; from benchmarks.subject import *; from pvera.evaluate import logits_of;"
+        "s = Subject(precision=sys.argv[2], overrides=['compile=true']); d = s.prepared(BATCH); start = time.perf_counter();"
+        "s.epoch(d) if sys.argv[1] == 'training' else logits_of(s.learners[0].model, d.images); print(time.perf_counter() - start)"
+    )
+    with tempfile.TemporaryDirectory() as empty:
+        environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": empty}
+        command = [sys.executable, "-c", code, what, fastest()]
+        return float(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
+
+
+def profile() -> Iterator[Figure]:
+    """Where the time of a step goes."""
+    for what, seconds, found in shares.measure():
+        said = ", ".join(f"{kind} {share:.0f} %" for kind, share in found.items())
+        yield Figure(
+            f"profile of a {what}", "matrix products beside attention's", found["matrix products"], "%", f"{seconds:.2f} s: {said}"
+        )
 
 
 FIGURES: dict[str, Callable[[], Iterator[Figure]]] = {
-    one.__name__: one for one in (training, evaluation, linear_probe, packing, overhead, memory, scaling, test_set, compiling)
+    one.__name__: one for one in (training, evaluation, linear_probe, packing, overhead, memory, test_set, compiling, profile, scaling)
 }

@@ -10,7 +10,7 @@ import torch
 from adapters.inject import edits
 from pvera import resources, train
 from pvera.config import Run
-from pvera.evaluate import EVAL_BATCH, logits_of
+from pvera.evaluate import eval_batch, logits_of
 from pvera.trial import frozen_backbone, learner
 
 
@@ -61,7 +61,7 @@ def measure(runs: list[Run], enough: float = 1.0) -> Costs:
     repeats = max(1, min(800 // batch, int(enough / first)))
     epoch = train.Data(kept.images.repeat(repeats, *[1] * (kept.images.ndim - 1)), kept.labels.repeat(repeats), device)
     step = _timed(lambda: train.train_epoch(members, epoch, lambda _: None), device, enough) / (len(epoch) * len(members))
-    images = epoch.images[:EVAL_BATCH]
+    images = epoch.images[: eval_batch(model)]
     evaluate = _timed(lambda: logits_of(model, images), device, enough) / len(images)
     if not kept.images.is_floating_point():
         evaluate -= min(frozen, evaluate)  # logits_of did that too

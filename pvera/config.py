@@ -94,6 +94,8 @@ class Run:
     """auto, cpu or cuda."""
     pack: int | None = None
     """How many grid points ride one pass of the frozen backbone at most; null: as many as there is memory for, 1: none together."""
+    compile: bool = False
+    """Trains and tests with torch.compile: faster once it has compiled, for half a minute to two for each adapter and size of pack."""
     limited: str | None = None
     """Why this run is a shortened one, in words for the row and the table; fewer epochs than the protocol's are noticed by themselves."""
     by_adapter: dict[str, Any] = field(default_factory=dict)

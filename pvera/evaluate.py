@@ -19,7 +19,14 @@ from pvera.errors import UserError
 if TYPE_CHECKING:
     from pvera.model import Classifier
 
-EVAL_BATCH = 100
+#: Images in a pass on a GPU; on a CPU that many tokens or so, for what one layer makes of them stays in the cache until the next reads it.
+EVAL_BATCH, CACHED_TOKENS = 100, 4096
+
+
+def eval_batch(model: Classifier) -> int:
+    """How many images a pass without gradients takes."""
+    patches: int = getattr(getattr(model.backbone, "patch_embed", None), "num_patches", 1)
+    return EVAL_BATCH if model.mean.device.type != "cpu" else max(1, min(EVAL_BATCH, CACHED_TOKENS // patches))
 
 
 def logits_of(model: Classifier, images: Tensor) -> Tensor:
@@ -38,10 +45,11 @@ def logits_of_all(models: Sequence[Classifier], images: Tensor) -> Tensor:
     with ExitStack() as stack:
         for model in models:
             stack.enter_context(_plain(model))
-        for batch in images.split(EVAL_BATCH):
+        size = eval_batch(models[0])
+        for batch in images.split(size):
             inputs = batch.to(device)
             inputs = inputs if inputs.is_floating_point() else models[0].frozen(inputs)
-            parts.append(torch.stack([model(inputs) for model in models]))
+            parts.append(torch.stack([model.batch(inputs, size) for model in models]))
     return torch.cat(parts, dim=1)
 
 

@@ -1,6 +1,7 @@
 """From uint8 images to logits: the frozen backbone with its edits, and a linear head."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from adapters.base import Adapter
 from adapters.inject import Adapted, inject
+from pvera.compiled import compile_blocks
 
 #: Up to here the plain products' scores, one for each pair of tokens, are small enough to be kept (24 x 24 patches: 384 px by 16).
 PLAIN_ATTENTION_PATCHES = 576
@@ -30,6 +32,7 @@ class Classifier(nn.Module):
         edited = [index for index, block in enumerate(blocks) if any(isinstance(module, Adapted) for module in block.modules())]
         self.first = min(edited, default=None)
         """The first block with an edit; None if there is none."""
+        self.compiled = False
 
     def train(self, mode: bool = True) -> "Classifier":
         """On a CPU in bf16, torch's fused attention takes about twice as long backward as the plain products do; forward, half as long."""
@@ -63,6 +66,19 @@ class Classifier(nn.Module):
         backbone: Any = self.backbone
         with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.bf16):
             return backbone.forward_head(backbone.norm(backbone.blocks[self.first :](tokens))).float()
+
+    def compile_blocks(self) -> "Classifier":
+        """Has the blocks from the first edit on compiled, each kind when it is first called."""
+        backbone: Any = self.backbone
+        if self.first is not None:
+            self.compiled = True
+            compile_blocks(backbone.blocks[self.first :])
+        return self
+
+    def batch(self, inputs: Tensor, size: int) -> Tensor:
+        """`forward` for one of many batches of a size; a shorter one, as the last may be, is not worth a compilation."""
+        with torch.compiler.set_stance("force_eager") if self.compiled and len(inputs) != size else nullcontext():
+            return self(inputs)
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.head(self.features(inputs if inputs.is_floating_point() else self.frozen(inputs)))

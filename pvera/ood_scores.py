@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from adapters.inject import edits
-from pvera.evaluate import EVAL_BATCH
+from pvera.evaluate import eval_batch
 from pvera.model import Classifier
 from pvera.montecarlo import draws_of, entropy, is_stochastic, join, summarise
 
@@ -31,7 +31,7 @@ def scores(
     model.eval()
     parts, norms = [], []
     with torch.inference_mode(), Norms(model) as seen:
-        for batch in images.split(EVAL_BATCH):
+        for batch in images.split(eval_batch(model)):
             tokens = model.frozen(batch.to(model.mean.device))
             parts.append(model(tokens).double().cpu())
             norms.append(seen.take())

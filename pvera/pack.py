@@ -40,4 +40,5 @@ def pack(models: list[Classifier]) -> Classifier:
         if isinstance(module, Adapted):
             memo[id(module.edit)] = Chunked([model.get_submodule(f"{path}.edit") for model in models])
     memo[id(first.head)] = Chunked([model.head for model in models])
-    return copy.deepcopy(first, memo)
+    packed = copy.deepcopy(first, memo)
+    return packed.compile_blocks() if first.compiled else packed

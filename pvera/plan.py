@@ -82,7 +82,7 @@ def estimate(runs: list[Run], costs: Costs, so_far: dict[str, tuple[float, float
 def kind(run: Run) -> str:
     """What the cost of a step depends on; runs of one kind are calibrated once."""
     adapter = {name: value for name, value in vars(run.adapter).items() if name not in ("lr", "kl_weight")}
-    return repr((run.backbone, adapter, run.image_size, run.precision, run.trainer.batch_size, run.device, run.pack))
+    return repr((run.backbone, adapter, run.image_size, run.precision, run.trainer.batch_size, run.device, run.pack, run.compile))
 
 
 def main(arguments: list[str] | None = None) -> int:

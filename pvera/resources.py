@@ -19,11 +19,11 @@ def device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def describe(device: torch.device) -> str:
-    """What a reader of the row needs to know about it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu, {platform.machine()}, {torch.get_num_threads()} threads"
+def describe(device: torch.device, compiled: bool = False) -> str:
+    """What a reader of the row needs to know about it, and about how it was used."""
+    cpu = f"cpu, {platform.machine()}, {torch.get_num_threads()} threads"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
+    return f"{name}, torch.compile" if compiled else name
 
 
 def keep_freed_memory() -> None:

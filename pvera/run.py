@@ -54,6 +54,10 @@ def execute(runs: list[Run], wait: bool = True, failed_before: dict[Path, bytes]
         results.ensure_writable(Path(run.results))
         if run.precision == "bf16" and not precision.has_bf16(run.device):
             print("pvera: this machine has no bf16 instructions, and emulates them: precision=fp32 is many times faster", file=sys.stderr)
+        if run.compile:
+            from pvera import compiled, resources
+
+            compiled.check(resources.device(run.device))
         run.backbone.check(run.image_size)
     before = failures.seen(paths) if failed_before is None else failed_before
     new: set[Path] = set()

@@ -17,7 +17,7 @@ from adapters.inject import edits
 from pvera import resources
 from pvera.config import Protocol, Trainer
 from pvera.errors import UserError
-from pvera.evaluate import EVAL_BATCH, logits_of
+from pvera.evaluate import eval_batch, logits_of
 from pvera.model import Classifier, trainable
 from pvera.pack import pack
 from pvera.resume import capture, restore
@@ -42,7 +42,7 @@ def frozen_work_done(model: Classifier, data: Data, share: float = 0.5) -> Data:
     Without any edit (linear probe) that is the features, else the tokens that enter the first block with an edit.
     """
     model.eval()
-    batches = iter(data.images.split(EVAL_BATCH))
+    batches = iter(data.images.split(eval_batch(model)))
     parts = [model.frozen(next(batches))]
     if parts[0][:1].nbytes * len(data) > share * resources.free_memory(data.labels.device):
         return data
@@ -140,7 +140,7 @@ def fitting(learners: list[Learner], data: Data, share: float = 0.8) -> int:
     batch = slice(0, first.trainer.batch_size)
     resources.reset_peak_memory(device)
     before = resources.memory(device)
-    first.losses(first.model.train()(data.images[batch]), data.labels[batch]).sum().backward()
+    first.losses(first.model.train().batch(data.images[batch], 0), data.labels[batch]).sum().backward()
     step = max(1, resources.peak_memory(device) - before)
     first.optimizer.zero_grad(set_to_none=True)
     for generator, state in noise:
@@ -159,8 +159,9 @@ def train_epoch(learners: list[Learner], data: Data, progress: Callable[[int], o
     steps: list[Tensor] = []  # kept on the device: reading them each step would wait for it
     for batches in zip(*orders, strict=True):
         index = torch.cat(batches)
-        outputs = zip(learners, model(data.images[index]).chunk(len(learners)), data.labels[index].chunk(len(learners)), strict=True)
-        losses = torch.stack([learner.losses(logits, labels) for learner, logits, labels in outputs])
+        logits = model.batch(data.images[index], len(learners) * size).chunk(len(learners))
+        outputs = zip(learners, logits, data.labels[index].chunk(len(learners)), strict=True)
+        losses = torch.stack([learner.losses(own, labels) for learner, own, labels in outputs])
         for learner in learners:
             learner.optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()  # no learner's loss depends on another's parameters

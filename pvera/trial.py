@@ -121,7 +121,7 @@ def train_and_test(left: list[tuple[Run, Path]]) -> Iterator[tuple[Run, Path, re
 
     done: list[Trial] = []
     try:
-        with resume.Progress(trials, train.Packing(run.pack), resources.describe(device)) as progress:
+        with resume.Progress(trials, train.Packing(run.pack), resources.describe(device, run.compile)) as progress:
             _train(trials, data, progress)
             good = [trial for trial in trials if not trial.failed()]
             spent, before = {id(trial): trial.spent(trials) for trial in trials}, time.perf_counter()
@@ -196,7 +196,7 @@ def _row(
               for point, one in grid],
         chosen=trial.points[trial.chosen], val_loss=chosen.best_loss, val_acc=chosen.best_accuracy, best_epoch=chosen.best_epoch,
         limited=bool(reasons), limited_reasons=list(dict.fromkeys(reasons)), first_loss=chosen.first_loss,
-        seconds=seconds, peak_memory=resources.peak_memory(device), device=resources.describe(device),
+        seconds=seconds, peak_memory=resources.peak_memory(device), device=resources.describe(device, run.compile),
         data={"source": run.source.name} | images,
         finished=datetime.now(UTC).isoformat(timespec="seconds"), **sizes, **figures, **results.provenance(),
         events=list(dict.fromkeys([*trial.events, *(event for one in trial.trained() for event in one.events)])),
@@ -206,6 +206,8 @@ def _row(
 def learner(run: Run, adapter: Adapter, backbone: nn.Module) -> train.Learner:
     """One point of the run's grid, at its start."""
     model = build(backbone, adapter, run.task.classes, run.normalisation(), run.seed, run.precision == "bf16")
+    if run.compile:
+        model.compile_blocks()
     return train.Learner(model, adapter, run.trainer, run.protocol, run.seed)
 
 
@@ -219,7 +221,7 @@ def restore(path: Path, device_name: str, precision: str | None = None) -> tuple
     """The run of a checkpoint and its trained model, in another precision than it was trained in if one is given."""
     tensors, saved = checkpoint.read(path)
     run, weights = from_dict(saved["run"]), saved["weights_sha256"]
-    run.precision = precision or run.precision
+    run.precision, run.compile = precision or run.precision, False
     here = run.backbone.weights_sha256()
     if here != weights:
         raise UserError(f"{path} is of another backbone: {run.backbone.name} had the weights {weights[:12]}, here it has {here[:12]}")
