@@ -29,5 +29,5 @@ def accuracy() -> Iterator[Figure]:
     yield Figure(
         "test accuracy in bf16, dsprites_loc, 3 seeds", "fp32: the difference of the means in standard deviations",
         abs(fmean(found["bf16"]) - fmean(found["fp32"])) / spread, "sd",
-        f"{said} of {rows[0].n_test:,} images; {'; '.join(rows[0].limited_reasons)}", 1, upper=True,
+        f"{said} of {rows[0].n_test:,} images at {rows[0].image_size} px; {'; '.join(rows[0].limited_reasons)}", 1, upper=True,
     )  # fmt: skip
