@@ -29,8 +29,9 @@ lint: $(READY)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+# A process for each core, with one thread each: the tests' models are so small that a second thread only waits.
 test: lint
-	$(VENV)/bin/pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n auto
 
 test-all: lint
 	$(VENV)/bin/pytest -m "slow or not slow"

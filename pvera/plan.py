@@ -126,8 +126,8 @@ def describe(packs: list[list[Run]]) -> list[str]:
     whole = sum(by_task.values(), Part())
     names = ["task", "runs", "done", "packs left", "hours at most"] + (["hours as before"] if so_far else []) + ["MiB of results"]
     rows = [
-        [task, part.runs, part.done, part.packs, f"{part.most / 3600:.2f}"]
-        + ([f"{part.likely / 3600:.2f}"] if so_far else [])
+        [task, part.runs, part.done, part.packs, _hours(part.most)]
+        + ([_hours(part.likely)] if so_far else [])
         + [f"{part.disk / 2**20:.1f}"]
         for task, part in [*by_task.items(), ("all", whole)]
     ]
@@ -170,6 +170,12 @@ def _cost_rows(packs: list[list[Run]], costs: dict[str, Costs]) -> list[list[Any
             kind(run), [run.adapter.name, run.image_size, one.pack, f"{1000 * one.train:.2f}", f"{tested:.2f}", one.memory >> 20]
         )
     return list(seen.values())
+
+
+def _hours(seconds: float) -> str:
+    """To a few seconds where it is less than an hour."""
+    hours = seconds / 3600
+    return f"{hours:.3f}" if hours < 1 else f"{hours:,.1f}"
 
 
 def _table(names: list[str], rows: list[list[Any]]) -> list[str]:
