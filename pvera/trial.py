@@ -121,7 +121,7 @@ def train_and_test(left: list[tuple[Run, Path]]) -> Iterator[tuple[Run, Path, re
 
     done: list[Trial] = []
     try:
-        with resume.Progress(trials, train.Packing(run.pack), resources.describe(device, run.compile)) as progress:
+        with resume.Progress(trials, train.Packing(run.pack), _described(trials[0], device)) as progress:
             _train(trials, data, progress)
             good = [trial for trial in trials if not trial.failed()]
             spent, before = {id(trial): trial.spent(trials) for trial in trials}, time.perf_counter()
@@ -196,11 +196,15 @@ def _row(
               for point, one in grid],
         chosen=trial.points[trial.chosen], val_loss=chosen.best_loss, val_acc=chosen.best_accuracy, best_epoch=chosen.best_epoch,
         limited=bool(reasons), limited_reasons=list(dict.fromkeys(reasons)), first_loss=chosen.first_loss,
-        seconds=seconds, peak_memory=resources.peak_memory(device), device=resources.describe(device, run.compile),
+        seconds=seconds, peak_memory=resources.peak_memory(device), device=_described(trial, device),
         data={"source": run.source.name} | images,
         finished=datetime.now(UTC).isoformat(timespec="seconds"), **sizes, **figures, **results.provenance(),
         events=list(dict.fromkeys([*trial.events, *(event for one in trial.trained() for event in one.events)])),
     )  # fmt: skip
+
+
+def _described(trial: Trial, device: torch.device) -> str:
+    return resources.describe(device, trial.learners[0].model.compiled)
 
 
 def learner(run: Run, adapter: Adapter, backbone: nn.Module) -> train.Learner:
