@@ -2,9 +2,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hydra import initialize_config_module
 
 import pvera  # noqa: F401  (before anything that imports torchvision)
 from data import cache
+from pvera.config import register
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +25,11 @@ def prepared_images(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache, "root", lambda: folder)
         yield folder
+
+
+@pytest.fixture(scope="module")
+def hydra():
+    """Hydra as the command initialises it, so that `compose` finds every choice."""
+    register()
+    with initialize_config_module("configs", version_base="1.3"):
+        yield

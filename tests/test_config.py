@@ -4,14 +4,14 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_module
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import open_dict
 
 from adapters import methods
 from data.tasks import EXTRA, TASKS
 from pvera import results, sweep
-from pvera.config import MISTAKES, Protocol, explain, from_dict, register, to_runs
+from pvera.config import MISTAKES, Protocol, explain, from_dict, to_runs
 from pvera.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -20,13 +20,7 @@ EXPERIMENTS = sorted(str(p.relative_to(CONFIGS / "experiment").with_suffix("")) 
 #: Every ablation with the number of its runs.
 ABLATIONS = {"kl_weight": 6, "rank": 5, "d_initial": 4, "scale": 4, "targets": 3, "layers": 5, "projection_seed": 5, "init": 3,
              "projections": 2, "prior": 6, "posterior": 4, "convergence": 2}  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def hydra():
-    register()
-    with initialize_config_module("configs", version_base="1.3"):
-        yield
+pytestmark = pytest.mark.usefixtures("hydra")
 
 
 def run(*overrides: str):

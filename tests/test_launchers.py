@@ -11,24 +11,16 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from hydra import compose, initialize_config_module
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from pvera import results, sweep, worker
-from pvera.config import register
 from pvera.errors import UserError
 
 TINY = ["backbone=test_vit", "task=extra/digits", "image_size=32", "trainer=smoke", "trainer.epochs=1", "device=cpu", "precision=fp32"]
 TIMES = ("seconds", "peak_memory", "finished", "device")  # the last names the number of threads
-
-
-@pytest.fixture
-def hydra():
-    register()
-    with initialize_config_module("configs", version_base="1.3"):
-        yield
 
 
 def command(folder: Path, *words: str) -> list[str]:

@@ -3,21 +3,14 @@
 import csv
 
 import pytest
-from hydra import initialize_config_module
 from watched import GRID, epochs, figures, make, whole
 
 from pvera import loggers
-from pvera.config import register
 from pvera.errors import UserError
 from pvera.loggers.csv import read
 from pvera.run import row_path
 
-
-@pytest.fixture(autouse=True)
-def hydra():
-    register()
-    with initialize_config_module("configs", version_base="1.3"):
-        yield
+pytestmark = pytest.mark.usefixtures("hydra")
 
 
 def lines(path) -> list[dict]:

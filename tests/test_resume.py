@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_module
+from hydra import compose
 
 from pvera import checkpoint, claims, failures, resources, results, resume, train
-from pvera.config import register, to_runs
+from pvera.config import to_runs
 from pvera.errors import UserError
 from pvera.run import execute, row_path
 
@@ -21,14 +21,8 @@ TINY = ["task=extra/digits", "backbone=test_vit", "trainer.epochs=3", "image_siz
 # The last block only, so that the others are passed once.
 GRID = ["adapter=pvera", "adapter.layers=[5]", "adapter.rank=8", "adapter.grid=[{lr:1e-2},{lr:1e-3}]"]
 TIMES = ("seconds", "peak_memory", "finished")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def hydra():
-    torch.set_num_threads(1)
-    register()
-    with initialize_config_module("configs", version_base="1.3"):
-        yield
+torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("hydra")
 
 
 def make(*overrides: str):

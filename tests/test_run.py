@@ -10,24 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_module
+from hydra import compose
 from safetensors import safe_open
 
 from pvera import evaluate, results, table
 from pvera.calibration import metrics
-from pvera.config import register, to_runs
+from pvera.config import to_runs
 from pvera.run import execute, row_path
 
 TINY = ["task=extra/digits", "backbone=test_vit", "trainer=smoke", "trainer.epochs=1", "image_size=32", "source.test_limit=50"]
 TIMES = ("seconds", "peak_memory", "finished")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def hydra():
-    torch.set_num_threads(1)
-    register()
-    with initialize_config_module("configs", version_base="1.3"):
-        yield
+torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("hydra")
 
 
 def make(*overrides: str):
