@@ -31,7 +31,7 @@ lint: $(READY)
 
 # A process for each core, with one thread each: the tests' models are so small that a second thread only waits.
 test: lint
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n auto
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n auto --maxprocesses 8
 
 test-all: lint
 	$(VENV)/bin/pytest -m "slow or not slow"
