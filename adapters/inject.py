@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from adapters.base import Adapter, Site
-from adapters.stream import stream
 from pvera.errors import UserError
 
 #: Where a target sits in a timm block.
@@ -32,7 +31,7 @@ class Edit(nn.Module):
         self.mode: str | None = None
         self.averaged = 1
         self.rows: Sequence[torch.Generator] | None = None
-        self.stream = stream(noise)
+        self.stream: Tensor | None = None  # what a compiled graph draws from
         for name, part in parts.items():
             if isinstance(part, nn.Parameter):
                 part = nn.Parameter(part.to(device))
@@ -52,9 +51,11 @@ class Edit(nn.Module):
     def draw(self, how: Callable[..., Tensor], shape: tuple[int, ...], **kwargs: Any) -> Tensor:
         """how(shape, generator=..., **kwargs), with `how` like torch.randn: the average of as many draws as `sampling` asked for."""
 
+        source = self.stream if self.stream is not None and torch.compiler.is_compiling() else self.noise
+
         def once() -> Tensor:
             if self.rows is None:
-                return how(shape, generator=self.stream if torch.compiler.is_compiling() else self.noise, **kwargs)
+                return how(shape, generator=source, **kwargs)
             return torch.stack([how(shape[1:], generator=one, **kwargs) for one in self.rows])
 
         total = once()

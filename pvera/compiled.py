@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from adapters.inject import edits
+from adapters.stream import stream
 from pvera.errors import UserError
 
 #: How many shapes and kinds of block one process may compile: packs of several sizes, adapters, merged weights. By default 8, then none.
@@ -17,6 +19,8 @@ def compile_blocks(blocks: Iterable[nn.Module]) -> None:
     """From now on these are compiled when they are called; blocks of the same make share what was compiled."""
     torch.compiler.config.recompile_limit = KINDS
     for block in blocks:
+        for edit in edits(block):
+            edit.stream = stream(edit.noise)
         block.compile(dynamic=False)
 
 
