@@ -33,15 +33,17 @@ def _draw(out: Tensor, stream: Tensor, uniform: bool) -> None:
 
 def randn(shape: tuple[int, ...], generator: torch.Generator | Tensor | None = None, **kwargs: Any) -> Tensor:
     """torch.randn, from a generator or its stream."""
-    return _drawn(shape, generator, False, **kwargs) if isinstance(generator, Tensor) else torch.randn(shape, generator=generator, **kwargs)
+    return _drawn(False, shape, generator, **kwargs)
 
 
 def rand(shape: tuple[int, ...], generator: torch.Generator | Tensor | None = None, **kwargs: Any) -> Tensor:
     """torch.rand, from a generator or its stream."""
-    return _drawn(shape, generator, True, **kwargs) if isinstance(generator, Tensor) else torch.rand(shape, generator=generator, **kwargs)
+    return _drawn(True, shape, generator, **kwargs)
 
 
-def _drawn(shape: tuple[int, ...], stream: Tensor, uniform: bool, **kwargs: Any) -> Tensor:
+def _drawn(uniform: bool, shape: tuple[int, ...], source: torch.Generator | Tensor | None, **kwargs: Any) -> Tensor:
+    if not isinstance(source, Tensor):
+        return (torch.rand if uniform else torch.randn)(shape, generator=source, **kwargs)
     out = torch.empty(shape, **kwargs)
-    _draw(out, stream, uniform)
+    _draw(out, source, uniform)
     return out

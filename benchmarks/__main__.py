@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.with_suffix(".json").write_text(json.dumps(about | {"figures": [asdict(one) for one in found]}, indent=1) + "\n")
-        options.out.with_suffix(".md").write_text(table(about, found))
+        options.out.with_suffix(".md").write_text(table(about, found, speed=bool(FIGURES.keys() & (options.names or FIGURES))))
     return 0
 
 
@@ -50,13 +50,12 @@ def line(figure) -> str:
     return f"| {figure.what} | {figure.against} | {figure.value:.3g} {figure.unit} | {aim} | {figure.detail} |"
 
 
-def table(about: dict[str, str], figures: list) -> str:
-    """The figures in markdown, under what they were measured on."""
+def table(about: dict[str, str], figures: list, speed: bool) -> str:
+    """The figures in markdown, under what they were measured on; those of `speed` have a setting in common."""
     head = f"`{about['command']}` at {about['commit'][:12]}, {about['date'][:10]}: {about['machine']}.\n"
-    speed = "ViT-S/14 with random weights, 224 px, batch 16, PVeRA r = 256 unless said otherwise; medians of five alternating rounds.\n\n"
-    setting = "" if about["command"].endswith(" accuracy") else speed
+    common = "ViT-S/14 with random weights, 224 px, batch 16, PVeRA r = 256 unless said otherwise; medians of five alternating rounds.\n\n"
     columns = "| figure | against | measured | goal | detail |\n| -- | -- | -- | -- | -- |\n"
-    return f"{head}\n{setting}{columns}" + "".join(line(figure) + "\n" for figure in figures)
+    return f"{head}\n{common if speed else ''}{columns}" + "".join(line(figure) + "\n" for figure in figures)
 
 
 if __name__ == "__main__":

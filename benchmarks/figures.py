@@ -52,10 +52,8 @@ def goal(cpu: float, gpu: float) -> float:
 
 def training() -> Iterator[Figure]:
     """Training with three grid points: against the plain loop, and its arithmetic against the machine's."""
-    subject, steps = (
-        Subject(precision=fastest(), overrides=COMPILE),
-        3,
-    )  # so that what an epoch costs once does not count as if each step cost it
+    steps = 3  # so that what an epoch costs once does not count as if each step cost it
+    subject = Subject(precision=fastest(), overrides=COMPILE)
     data, rows = subject.prepared(steps * BATCH), BATCH * (subject.size // 14) ** 2 + BATCH
     dtype = torch.bfloat16 if subject.run.precision == "bf16" else torch.float32
     peak = Peak(384, rows, dtype, subject.device, backward=True)
@@ -208,12 +206,12 @@ def compiling() -> Iterator[Figure]:
     """torch.compile of the adapted blocks in training and in testing, and after how many images its compilation has paid for itself."""
     eager, compiled = Subject(precision=fastest()), Subject(precision=fastest(), overrides=COMPILE)
     data, images = eager.prepared(BATCH), eager.data(3 * eval_batch(eager.learners[0].model)).images
-    works: dict[str, Callable[[Subject], object]] = {
-        "training, 3 grid points": lambda subject: subject.epoch(data),
-        "testing": lambda subject: logits_of(subject.learners[0].model, images),
+    works: dict[str, tuple[int, Callable[[Subject], object]]] = {
+        "training, 3 grid points": (3 * BATCH, lambda subject: subject.epoch(data)),
+        "testing": (len(images), lambda subject: logits_of(subject.learners[0].model, images)),
     }
-    for what, work in works.items():
-        count, first = (3 * BATCH, _first_pass("training")) if "training" in what else (len(images), _first_pass("testing"))
+    for what, (count, work) in works.items():
+        first = _first_pass(what)
         times = alternate({"eager": lambda: work(eager), "compiled": lambda: work(compiled)})  # noqa: B023
         gain = times["eager"].median - times["compiled"].median
         paid = f"pays after {count * first / gain:,.0f} images" if gain > 0 else "never pays"
@@ -227,9 +225,10 @@ def compiling() -> Iterator[Figure]:
 def _first_pass(what: str) -> float:
     """Seconds of the first pass of three packed points, or of the first test batch, in a process of its own without torch's cache."""
     code = (
-        "import sys, time; from benchmarks.subject import *; from pvera.evaluate import logits_of;"
-        "s = Subject(precision=sys.argv[2], overrides=['compile=true']); d = s.prepared(BATCH); start = time.perf_counter();"
-        "s.epoch(d) if sys.argv[1] == 'training' else logits_of(s.learners[0].model, d.images); print(time.perf_counter() - start)"
+        "import sys, time; from benchmarks.subject import *; from pvera.evaluate import eval_batch, logits_of;"
+        "s = Subject(precision=sys.argv[2], overrides=['compile=true']); m = s.learners[0].model; test = sys.argv[1] == 'testing';"
+        "d = s.prepared(eval_batch(m) if test else BATCH); start = time.perf_counter();"
+        "logits_of(m, d.images) if test else s.epoch(d); print(time.perf_counter() - start)"
     )
     with tempfile.TemporaryDirectory() as empty:
         environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": empty}

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 
 import torch
-from hydra import compose, initialize_config_module
 from torch import nn
 
 from pvera import resources, train
-from pvera.config import Run, register, to_runs
+from pvera.config import Run
+from pvera.overrides import compose_run
 from pvera.trial import frozen_backbone, learner
 
 BATCH = 16
@@ -35,11 +35,9 @@ class Subject:
         self.learners = [learner(self.run, adapters[point], self.frozen) for _ in range(self.seeds) for point in range(self.points)]
 
     def _run(self) -> Run:
-        register()
         settings = ["task=dsprites_loc", f"adapter={self.adapter}", f"backbone={self.backbone}", "backbone.weights=random"]
         settings += [f"image_size={self.size}", f"precision={self.precision}", f"trainer.batch_size={BATCH}", *self.overrides]
-        with initialize_config_module("configs", version_base="1.3"):
-            return to_runs(compose("config", overrides=settings))[0]
+        return compose_run(settings)
 
     def data(self, images: int) -> train.Data:
         """Random images and labels."""

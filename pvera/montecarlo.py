@@ -12,7 +12,7 @@ from torch import Tensor
 
 from adapters.inject import edits, sampling
 from pvera.errors import UserError
-from pvera.evaluate import EVAL_BATCH
+from pvera.evaluate import eval_batch
 
 if TYPE_CHECKING:
     from pvera.model import Classifier
@@ -82,10 +82,12 @@ def entropy(probabilities: Tensor) -> Tensor:
 
 
 def draws_of(
-    model: Classifier, images: Tensor, samples: int, seed: int = 0, mode: str = "sample", average: int = 1, batch: int = EVAL_BATCH,
+    model: Classifier, images: Tensor, samples: int, seed: int = 0, mode: str = "sample", average: int = 1, batch: int | None = None,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> Iterator[Tensor]:  # fmt: skip
     """The softmax (B, samples, C) of every pass, float64 on the CPU, for `batch` images at a time, and so many rows in a pass.
+
+    By default they are as many as in a pass of a test.
 
     What no edit can change is computed once for each image. The noise of the k-th pass over the i-th image comes from a generator of
     its own, seeded with (seed, i, k): it depends neither on the batch nor on how many passes there are, so the first n of more passes
@@ -94,7 +96,7 @@ def draws_of(
     if samples < 1:
         raise UserError(f"samples must be at least 1, found {samples}")
     model.eval()
-    device = model.mean.device
+    device, batch = model.mean.device, batch or eval_batch(model)
     with torch.inference_mode():
         for start in range(0, len(images), batch):
             inputs = images[start : start + batch].to(device)

@@ -140,6 +140,7 @@ def fitting(learners: list[Learner], data: Data, share: float = 0.8) -> int:
     batch = slice(0, first.trainer.batch_size)
     resources.reset_peak_memory(device)
     before = resources.memory(device)
+    # As a batch of another size: one step is not worth a compilation.
     first.losses(first.model.train().batch(data.images[batch], 0), data.labels[batch]).sum().backward()
     step = max(1, resources.peak_memory(device) - before)
     first.optimizer.zero_grad(set_to_none=True)
