@@ -58,10 +58,10 @@ report: $(READY)
 
 # What has been measured, and what it says: docs/speed.md.
 bench: $(READY)
-	@$(RUN) -m benchmarks --out benchmarks/results/bench
+	@$(RUN) -m scripts.benchmarks --out results/benchmarks/bench
 
 bench-long: $(READY)
-	@$(RUN) -m benchmarks accuracy --out benchmarks/results/bench-long
+	@$(RUN) -m scripts.benchmarks accuracy --out results/benchmarks/bench-long
 
 clean:
 	rm -rf $(VENV) results/demo .pytest_cache .mypy_cache .ruff_cache *.egg-info

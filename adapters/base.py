@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from pvera.errors import UserError
+from adapters.errors import AdapterError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -73,28 +73,30 @@ class Adapter:
     def __post_init__(self) -> None:
         own = type(self).__dataclass_fields__["name"].default
         if self.name != own:
-            raise UserError(f"adapter.name is {self.name!r} but this adapter is {own!r}: choose another with adapter=NAME")
+            raise AdapterError(f"adapter.name is {self.name!r} but this adapter is {own!r}: choose another with adapter=NAME")
         if self.layers is not None and not _distinct_indices(self.layers):
-            raise UserError(f"adapter.layers must be distinct block indices from 0, found {self.layers}")
+            raise AdapterError(f"adapter.layers must be distinct block indices from 0, found {self.layers}")
         searchable = sorted(f.name for f in fields(self) if "None" in str(f.type) and not f.name.startswith("checkpoint"))
         for point in self.grid:
             if unknown := sorted(point.keys() - set(searchable)):
-                raise UserError(f"adapter.grid has {unknown[0]!r}, which {self.name} cannot search; it can search {', '.join(searchable)}")
+                raise AdapterError(
+                    f"adapter.grid has {unknown[0]!r}, which {self.name} cannot search; it can search {', '.join(searchable)}"
+                )
         if self.checkpoint_sha256 and not self.checkpoint:
-            raise UserError("adapter.checkpoint_sha256 is set, but adapter.checkpoint is not")
+            raise AdapterError("adapter.checkpoint_sha256 is set, but adapter.checkpoint is not")
         if self.sites() or self.lr is not None:  # what edits nothing has nothing of its own to train
             self.positive("lr")
         self.points()  # each passes the same checks
 
     def positive(self, *names: str, whole: bool = False) -> None:
-        """Raises UserError unless each named hyper-parameter is a (whole) number above zero, or is None and searched over the grid."""
+        """Raises AdapterError unless each named hyper-parameter is a (whole) number above zero, or is None and searched over the grid."""
         for name in names:
             value = getattr(self, name)
             if value is None and not (self.grid and all(name in point for point in self.grid)):
-                raise UserError(f"adapter.{name} is not set and adapter.grid has no value for it: set adapter.{name}")
+                raise AdapterError(f"adapter.{name} is not set and adapter.grid has no value for it: set adapter.{name}")
             number = type(value) is int or (type(value) is float and not whole)
             if value is not None and not (number and 0 < value < float("inf")):
-                raise UserError(f"adapter.{name} must be a {'whole ' if whole else ''}number above 0, found {value!r}")
+                raise AdapterError(f"adapter.{name} must be a {'whole ' if whole else ''}number above 0, found {value!r}")
 
     def points(self) -> list[tuple[dict[str, Any], Adapter]]:
         """What is tried: (the searched values, the adapter with them set); one empty point if nothing is searched."""
@@ -110,9 +112,9 @@ class Adapter:
         return {key: value for key, value in values.items() if key not in unchanged | {"checkpoint"}}
 
     def one_of(self, name: str, choices: tuple[str, ...]) -> None:
-        """Raises UserError unless the named hyper-parameter is one of the choices."""
+        """Raises AdapterError unless the named hyper-parameter is one of the choices."""
         if (value := getattr(self, name)) not in choices:
-            raise UserError(f"adapter.{name} must be one of {', '.join(choices)}, found {value!r}")
+            raise AdapterError(f"adapter.{name} must be one of {', '.join(choices)}, found {value!r}")
 
     def searched(self) -> list[dict[str, Any]]:
         """The grid as it is in force: without the hyper-parameters that are set by hand, each point once."""
@@ -167,7 +169,7 @@ class LowRank(Adapter):
         super().__post_init__()
         self.positive("rank", whole=True)
         if not self.targets or len(set(self.targets)) < len(self.targets) or not set(self.targets) <= set(LINEAR_TARGETS):
-            raise UserError(f"adapter.targets must be distinct and among {', '.join(LINEAR_TARGETS)}, found {self.targets}")
+            raise AdapterError(f"adapter.targets must be distinct and among {', '.join(LINEAR_TARGETS)}, found {self.targets}")
 
     def sites(self) -> tuple[str, ...]:
         return tuple(self.targets)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapters.base import Adapter, Site
-from pvera.errors import UserError
+from adapters.errors import AdapterError
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Bottleneck(Adapter):
 
         assert self.reduction is not None  # a grid point has it
         if self.reduction > site.d_in:
-            raise UserError(f"adapter.reduction must be at most the backbone's width {site.d_in}, found {self.reduction}")
+            raise AdapterError(f"adapter.reduction must be at most the backbone's width {site.d_in}, found {self.reduction}")
         hidden = site.d_in // self.reduction
         down, up = nn.Linear(site.d_in, hidden), nn.Linear(hidden, site.d_out)
         if self.zero_up:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters.base import Adapter, Site
-from pvera.errors import UserError
+from adapters.errors import AdapterError
 
 #: Where a target sits in a timm block.
 PATHS = {"q": "attn.qkv", "k": "attn.qkv", "v": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2",
@@ -96,7 +96,7 @@ def inject(backbone: nn.Module, adapter: Adapter, seed: int) -> nn.Module:
     """A copy of the frozen backbone with the adapter's edits in it. The copy shares the backbone's weights; only what is new trains.
 
     `seed` fixes every new parameter and projection, independent of torch's global generator; the noise of the model starts from it too.
-    Raises UserError where the backbone lacks a site the adapter needs.
+    Raises AdapterError where the backbone lacks a site the adapter needs.
     """
     shared_tensors = {id(t): t for t in (*backbone.parameters(), *backbone.buffers())}
     model = copy.deepcopy(backbone, shared_tensors).requires_grad_(False)
@@ -120,10 +120,10 @@ def find_sites(model: nn.Module, adapter: Adapter) -> list[Site]:
         return []
     blocks = getattr(model, "blocks", None)
     if not isinstance(blocks, nn.Sequential | nn.ModuleList):
-        raise UserError(f"{adapter.name} needs a vision transformer with .blocks; {type(model).__name__} has none")
+        raise AdapterError(f"{adapter.name} needs a vision transformer with .blocks; {type(model).__name__} has none")
     chosen = range(len(blocks)) if adapter.layers is None else adapter.layers
     if max(chosen) >= len(blocks):
-        raise UserError(f"adapter.layers names block {max(chosen)}, but the backbone has blocks 0 to {len(blocks) - 1}")
+        raise AdapterError(f"adapter.layers names block {max(chosen)}, but the backbone has blocks 0 to {len(blocks) - 1}")
     return [_site(blocks[index], index, target, adapter.name) for index in chosen for target in targets]
 
 
@@ -134,7 +134,9 @@ def _site(block: nn.Module, index: int, target: str, adapter: str) -> Site:
         try:
             block.get_submodule(name)
         except AttributeError:
-            raise UserError(f"{adapter} edits {target} and needs {name} in every block; {type(block).__name__} {index} has none") from None
+            raise AdapterError(
+                f"{adapter} edits {target} and needs {name} in every block; {type(block).__name__} {index} has none"
+            ) from None
     norm1: Any = block.get_submodule("norm1")
     module, width = block.get_submodule(path), norm1.weight.shape[0]
     if target in ("attn", "mlp", "norm2+mlp"):
@@ -143,7 +145,7 @@ def _site(block: nn.Module, index: int, target: str, adapter: str) -> Site:
         hidden = block.get_submodule("mlp.fc2").in_features
         return Site(index, target, hidden, hidden)  # type: ignore[arg-type]
     if not isinstance(module, nn.Linear):
-        raise UserError(f"{adapter} edits {target} and needs a Linear at {path}; block {index} has a {type(module).__name__}")
+        raise AdapterError(f"{adapter} edits {target} and needs a Linear at {path}; block {index} has a {type(module).__name__}")
     rows = slice(None)
     if path == "attn.qkv":
         third = module.out_features // 3

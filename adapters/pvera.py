@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapters.base import Site, later
+from adapters.errors import AdapterError
 from adapters.vera import VeRA
-from pvera.errors import UserError
 
 POSTERIORS = ("gaussian", "laplace", "student_t", "mixture")
 PRIORS = ("fixed", "learned", "learned_per_layer")
@@ -44,14 +44,16 @@ class PVeRA(VeRA):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.kl_weight >= 0:
-            raise UserError(f"adapter.kl_weight must be at least 0, found {self.kl_weight}")
+            raise AdapterError(f"adapter.kl_weight must be at least 0, found {self.kl_weight}")
         self.one_of("posterior", POSTERIORS)
         self.one_of("prior", PRIORS)
         self.positive("prior_sigma")
         if not 2 < self.df < float("inf"):
-            raise UserError(f"adapter.df must be a number above 2, where Student's t has a variance, found {self.df}")
+            raise AdapterError(f"adapter.df must be a number above 2, where Student's t has a variance, found {self.df}")
         if self.posterior != "student_t" and (self.df, self.learn_df) != (PVeRA.df, PVeRA.learn_df):
-            raise UserError(f"adapter.df and adapter.learn_df are Student-t's: set adapter.posterior=student_t, found {self.posterior!r}")
+            raise AdapterError(
+                f"adapter.df and adapter.learn_df are Student-t's: set adapter.posterior=student_t, found {self.posterior!r}"
+            )
 
     @property
     def latent(self) -> int:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapters.base import LowRank, Site, later
-from pvera.errors import UserError
+from adapters.errors import AdapterError
 
 PROJECTIONS = ("per_branch", "shared")
 FAN_INS = ("input", "second")
@@ -42,9 +42,9 @@ class VeRA(LowRank):
         for name, choices in (("projections", PROJECTIONS), ("fan_in", FAN_INS), ("init", INITS)):
             self.one_of(name, choices)
         if self.projection_seed is not None and not (type(self.projection_seed) is int and self.projection_seed >= 0):
-            raise UserError(f"adapter.projection_seed must be a whole number of at least 0, found {self.projection_seed!r}")
+            raise AdapterError(f"adapter.projection_seed must be a whole number of at least 0, found {self.projection_seed!r}")
         if not 0 <= self.dropout < 1:
-            raise UserError(f"adapter.dropout must be in [0, 1), found {self.dropout}")
+            raise AdapterError(f"adapter.dropout must be in [0, 1), found {self.dropout}")
 
     @property
     def latent(self) -> int:

@@ -24,10 +24,10 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from data import pixels
+from data.errors import DataError
 from data.source import Source, digest, membership
 from data.tasks import Task
 from data.wheels import cache_dir, sha256
-from pvera.errors import UserError
 
 FORMAT = 1  # of the folder; part of the key, so that another one is another entry
 
@@ -73,7 +73,7 @@ def root() -> Path:
 
 
 def place(source: Source, task: Task, split: str, size: int) -> tuple[Path, dict[str, Any]]:
-    """The folder of a prepared split, and the key that its about.json must have. Raises UserError if the source lacks the task."""
+    """The folder of a prepared split, and the key that its about.json must have. Raises DataError if the source lacks the task."""
     key = {
         "format": FORMAT, "source": source.name, "task": task.name, "classes": task.classes, "split": split, "image_size": size,
         "resize": source.resize, "test_limit": source.test_limit if split == "test" else None, "members": source.identity(task, split),
@@ -86,7 +86,7 @@ def place(source: Source, task: Task, split: str, size: int) -> tuple[Path, dict
 def load(source: Source, task: Task, split: str, size: int, rehash: bool = False) -> Prepared:
     """The split from the cache, prepared first if it is not there or not fit; `rehash` reads all bytes again to make sure.
 
-    Raises UserError if the source cannot give the split, or if the cache cannot be written.
+    Raises DataError if the source cannot give the split, or if the cache cannot be written.
     """
     folder, key = place(source, task, split, size)
     with suppress(_Unfit):  # most often it is there, and a cache that one may only read will do
@@ -147,7 +147,7 @@ def _make(folder: Path, key: dict[str, Any], source: Source, task: Task, split: 
     n, _ = source.size(task, split, len(examples.labels))
     labels = examples.labels[:n]
     if labels.min() < 0 or labels.max() >= task.classes:
-        raise UserError(f"{task.name}'s labels are 0 .. {task.classes - 1}, {split} has {labels.min()} .. {labels.max()}")
+        raise DataError(f"{task.name}'s labels are 0 .. {task.classes - 1}, {split} has {labels.min()} .. {labels.max()}")
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
     try:
@@ -171,7 +171,7 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
+        raise DataError(
             f"cannot write prepared images to {folder.parent}: {error.strerror or error}; "
             "free some room or set PVERA_CACHE to another folder"
         ) from error
@@ -204,7 +204,7 @@ def _stat(path: Path) -> os.stat_result:
     try:
         return path.stat()
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _libraries() -> dict[str, str]:

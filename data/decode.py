@@ -13,7 +13,7 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps
 
-from pvera.errors import UserError
+from data.errors import DataError
 
 MAX_PIXELS = 1 << 26  # 8192 x 8192
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -23,21 +23,21 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def decode(data: bytes, name: str, upright: bool) -> Image.Image:
-    """The image in mode RGB, turned as its EXIF orientation says if upright. Raises UserError naming the image if it cannot be had."""
+    """The image in mode RGB, turned as its EXIF orientation says if upright. Raises DataError naming the image if it cannot be had."""
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"{name} has {image.width} x {image.height} pixels, at most {MAX_PIXELS} are read: shrink it")
+                raise DataError(f"{name} has {image.width} x {image.height} pixels, at most {MAX_PIXELS} are read: shrink it")
             image.load()
             return _rgb(ImageOps.exif_transpose(image) if upright else image, name)
     except Image.DecompressionBombError as error:
-        raise UserError(f"{name} has more than the {MAX_PIXELS} pixels that are read: shrink it") from error
+        raise DataError(f"{name} has more than the {MAX_PIXELS} pixels that are read: shrink it") from error
     except Image.UnidentifiedImageError as error:
-        raise UserError(f"{name} is not an image of a known format ({', '.join(_FORMATS)})") from error
-    except UserError:
+        raise DataError(f"{name} is not an image of a known format ({', '.join(_FORMATS)})") from error
+    except DataError:
         raise
     except Exception as error:  # PIL's decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
-        raise UserError(f"{name} is truncated or broken: {' '.join(str(error).split())}") from error
+        raise DataError(f"{name} is truncated or broken: {' '.join(str(error).split())}") from error
 
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:
@@ -45,5 +45,5 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
         levels = (np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535
         return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise UserError(f"{name} has 32-bit pixels, whose range is not defined: save it with 8 or 16 bits")
+        raise DataError(f"{name} has 32-bit pixels, whose range is not defined: save it with 8 or 16 bits")
     return image.convert("RGB")

@@ -15,15 +15,15 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from data.cache import locked
+from data.errors import DataError
 from data.tasks import Task
 from data.tfds import Tfds
-from pvera.errors import UserError
 
 
 def download(task: Task, source: Tfds, manual_dir: Path | None) -> None:
     """Downloads and prepares the task's builder, unless that is done.
 
-    A download that was finished is not repeated; what a killed run left behind is cleared away. Raises UserError if it cannot be done.
+    A download that was finished is not repeated; what a killed run left behind is cleared away. Raises DataError if it cannot be done.
     """
     if not source.offers(task):
         source.check(task)
@@ -39,18 +39,18 @@ def download(task: Task, source: Tfds, manual_dir: Path | None) -> None:
                     shutil.rmtree(left, ignore_errors=True)
                 _download(task, source, manual_dir)
     except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}; free some room or give another root=DIR") from error
+        raise DataError(f"cannot write {folder}: {error.strerror or error}; free some room or give another root=DIR") from error
 
 
 def _require(task: Task, manual_dir: Path) -> None:
-    """Raises UserError if what the user has to provide is not there."""
+    """Raises DataError if what the user has to provide is not there."""
     if missing := [name for name in task.manual_files.split() if not (manual_dir / name).exists()]:
-        raise UserError(
+        raise DataError(
             f"{task.name} must be downloaded by hand: put {task.manual} into {manual_dir}; "
             f"missing there: {', '.join(missing)} (manual_dir=DIR looks elsewhere)"
         )
     if importlib.util.find_spec("tensorflow") is None:
-        raise UserError("writing TFDS data needs TensorFlow: pip install -e '.[prepare]' (training does without)")
+        raise DataError("writing TFDS data needs TensorFlow: pip install -e '.[prepare]' (training does without)")
 
 
 def _download(task: Task, source: Tfds, manual_dir: Path) -> None:
@@ -60,12 +60,12 @@ def _download(task: Task, source: Tfds, manual_dir: Path) -> None:
 
     builder = tfds.builder(task.builder, data_dir=source.data_dir(), file_format="array_record")
     if not any(fnmatchcase(str(builder.version), pattern) for pattern in task.versions.split()):
-        raise UserError(
+        raise DataError(
             f"tensorflow-datasets {tfds.__version__} prepares {task.builder} in version {builder.version}, "
             f"{task.name} needs {' or '.join(task.versions.split())}: install the version that pyproject.toml names"
         )
     if task.label == "stored" and (classes := builder.info.features["label"].num_classes) != task.classes:
-        raise UserError(f"{builder.info.full_name} has {classes} classes, {task.name} has {task.classes}: not prepared")
+        raise DataError(f"{builder.info.full_name} has {classes} classes, {task.name} has {task.classes}: not prepared")
     print(f"{task.builder}: about {task.disk_gb:g} GB when prepared; licence, by its own page: {task.licence}", file=sys.stderr)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # it would tell of every retry
     lost = _unknown_hosts(builder.url_infos)
@@ -74,9 +74,9 @@ def _download(task: Task, source: Tfds, manual_dir: Path) -> None:
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False))
     except Exception as error:  # whatever requests, the archives and the builders raise
         if lost:
-            raise UserError(f"{builder.info.full_name} must be downloaded, but {', '.join(lost)} cannot be found: no network?") from error
+            raise DataError(f"{builder.info.full_name} must be downloaded, but {', '.join(lost)} cannot be found: no network?") from error
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise UserError(f"TFDS could not prepare {builder.info.full_name} ({reason}); what was downloaded is kept: run it again") from error
+        raise DataError(f"TFDS could not prepare {builder.info.full_name} ({reason}); what was downloaded is kept: run it again") from error
 
 
 def _unknown_hosts(urls: Iterable[str]) -> list[str]:

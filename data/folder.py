@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data.errors import DataError
 from data.source import Examples, Source
 from data.tasks import SPLITS, TASKS, Task
-from pvera.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,7 +37,7 @@ class Folder(Source):
         tested = {path for path, _ in lists["test"]}
         for split in ("train800", "val200", "train1000"):
             if shared := tested.intersection(path for path, _ in lists[split]):
-                raise UserError(f"{min(shared)} is in {_LIST[split]} and in test.txt of {self._folder(task)}: take it out of one of them")
+                raise DataError(f"{min(shared)} is in {_LIST[split]} and in test.txt of {self._folder(task)}: take it out of one of them")
 
     def identity(self, task: Task, split: str) -> str:
         return hashlib.sha256(_read(self._folder(task) / _LIST[split])).hexdigest()
@@ -65,7 +65,7 @@ class Folder(Source):
     def _folder(self, task: Task) -> Path:
         root = self.root or os.environ.get("VTAB1K_ROOT")
         if not root:
-            raise UserError(
+            raise DataError(
                 "source=folder needs the image-folder copy of VTAB-1k: give its folder as source.root=DIR or in VTAB1K_ROOT, "
                 "or take source=tfds"
             )
@@ -73,7 +73,7 @@ class Folder(Source):
         for candidate in candidates:
             if candidate.is_dir():
                 return candidate
-        raise UserError(
+        raise DataError(
             f"no folder {' or '.join(map(str, candidates))} for the task {task.name}: put its images there, correct the root, "
             "or take source=tfds"
         )
@@ -84,9 +84,9 @@ class Folder(Source):
         try:
             lines = _read(source).decode().rstrip().splitlines()
         except UnicodeDecodeError as error:
-            raise UserError(f"{source} is not UTF-8 text (byte {error.start}): write it as lines `path label`") from error
+            raise DataError(f"{source} is not UTF-8 text (byte {error.start}): write it as lines `path label`") from error
         if not lines:
-            raise UserError(f"{source} is empty: it must hold lines `path label`")
+            raise DataError(f"{source} is empty: it must hold lines `path label`")
         return lines
 
     def _entries(self, task: Task, split: str) -> list[tuple[str, int]]:
@@ -100,13 +100,13 @@ class Folder(Source):
             path, _, label = line.strip().rpartition(" ")
             path = path.strip()
             if not path:
-                raise UserError(f"{where}: {line!r} must be `path label`")
+                raise DataError(f"{where}: {line!r} must be `path label`")
             if not (label.isascii() and label.isdigit() and len(label) < 10 and int(label) < task.classes):
-                raise UserError(f"{where}: the label must be a whole number in 0 .. {task.classes - 1}, found {label[:20]!r}")
+                raise DataError(f"{where}: the label must be a whole number in 0 .. {task.classes - 1}, found {label[:20]!r}")
             if os.path.normpath(path) in entries:
-                raise UserError(f"{where}: {path} is listed twice, an image may be in a list only once")
+                raise DataError(f"{where}: {path} is listed twice, an image may be in a list only once")
             if problem := inside.problem(path):
-                raise UserError(f"{where}: {path} {problem}")
+                raise DataError(f"{where}: {path} {problem}")
             entries[os.path.normpath(path)] = int(label)
         return list(entries.items())
 
@@ -157,4 +157,4 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise DataError(f"cannot read {path}: {error.strerror}") from error

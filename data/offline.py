@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data import labels
+from data.errors import DataError
 from data.source import Examples, Source, digest
 from data.tasks import Task
 from data.wheels import WheelFile, cache_dir, fetch, place
 from data.wheels import sha256 as file_sha256
-from pvera.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +54,7 @@ class Offline(Source):
 
     def check(self, task: Task) -> None:
         if not self.offers(task):
-            raise UserError(
+            raise DataError(
                 f"source=offline holds the tasks extra/digits, dsprites_loc and dsprites_ori, not {task.name}: "
                 "take source=folder or source=tfds"
             )
@@ -146,7 +146,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
     bundle = load_digits()
     levels, stored = bundle.images.astype(np.uint8), bundle.target.astype(np.int64)
     if sha256(levels.tobytes() + stored.astype(np.uint8).tobytes()).hexdigest() != DIGITS_SHA256:
-        raise UserError("scikit-learn's load_digits() gives other digits than expected: install an unaltered scikit-learn")
+        raise DataError("scikit-learn's load_digits() gives other digits than expected: install an unaltered scikit-learn")
     return ((255 * levels.astype(np.uint16) + 8) // 16).astype(np.uint8), stored
 
 
@@ -181,8 +181,8 @@ def _packed_dsprites() -> np.ndarray:
                     while block := stream.read(1 << 24):
                         sink.write(np.packbits(np.frombuffer(block, np.uint8)).tobytes())
                 if (found := file_sha256(fresh)) != PACKED_SHA256:
-                    raise UserError(f"dSprites unpacked has sha256 {found}, expected {PACKED_SHA256}: not used")
+                    raise DataError(f"dSprites unpacked has sha256 {found}, expected {PACKED_SHA256}: not used")
                 fresh.replace(target)
         except OSError as error:
-            raise UserError(f"cannot write {target.parent}: {error.strerror}; free 400 MB or set PVERA_CACHE to another folder") from error
+            raise DataError(f"cannot write {target.parent}: {error.strerror}; free 400 MB or set PVERA_CACHE to another folder") from error
     return np.load(target, mmap_mode="r", allow_pickle=False)

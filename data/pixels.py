@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from data.errors import DataError
 from data.resize import RULES
-from pvera.errors import UserError
 
 MOST_PROCESSES = 8  # each holds a block of images and the libraries that read them: together they stay under 2 GB
 WORTH_A_PROCESS = 2000  # images; starting one takes about as long as decoding so many
@@ -57,7 +57,7 @@ def write(path: Path, read: Callable[[Sequence[int]], Iterable[Image.Image]], n:
     """Writes the first n images into a new .npy file, (n, size, size, 3) uint8, safely on disk, and returns its sha256 (hex).
 
     Shows progress under the title where stderr is a terminal. Raises OSError if the file cannot be written (room for all of it is taken
-    at the start), UserError if an image will not do or a process dies.
+    at the start), DataError if an image will not do or a process dies.
     """
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"shape": (n, size, size, 3), "fortran_order": False, "descr": "|u1"})
@@ -101,7 +101,7 @@ def _mapper(job: Job, n: int):
         try:
             yield lambda blocks: pool.map(_fill, blocks)
         except BrokenProcessPool as error:
-            raise UserError(f"a process that prepares images was killed, perhaps for want of memory ({error}): run again") from error
+            raise DataError(f"a process that prepares images was killed, perhaps for want of memory ({error}): run again") from error
         except BaseException:
             pool.shutdown(cancel_futures=True)  # or it would first do all that it was given
             raise

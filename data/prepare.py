@@ -12,12 +12,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.errors import DataError
 from data.request import Request, parse
 from data.source import Source
 from data.status import human, status
 from data.tasks import SPLITS, Task
 from data.tfds import Tfds
-from pvera.errors import UserError
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Order(Request):
 
 
 def prepare(source: Source, task: Task, image_size: int, manual_dir: Path | None = None) -> str:
-    """Makes one task ready and says in a line what it found. Raises UserError if that cannot be done."""
+    """Makes one task ready and says in a line what it found. Raises DataError if that cannot be done."""
     import numpy as np
 
     from data import cache
@@ -39,7 +39,7 @@ def prepare(source: Source, task: Task, image_size: int, manual_dir: Path | None
     if isinstance(source, Tfds):
         download(task, source, manual_dir)
     if problem := status(source, task, image_size).problem:
-        raise UserError(problem)
+        raise DataError(problem)
     # All bytes of what is there already are hashed: this command is also how one makes sure of a cache.
     found = {split: cache.load(source, task, split, image_size, rehash=True) for split in SPLITS}
     counts = np.bincount(found["test"].labels, minlength=task.classes)
@@ -62,7 +62,7 @@ def main(words: list[str] | None = None) -> int:
         order = parse(Order, words)
         source = order.make(order.source)
         tasks = order.tasks(source)
-    except UserError as error:
+    except DataError as error:
         print(f"data.prepare: {error}", file=sys.stderr)
         return 2
     failed, told = [], set()
@@ -70,7 +70,7 @@ def main(words: list[str] | None = None) -> int:
         try:
             line = prepare(source, task, order.image_size, Path(order.manual_dir).expanduser() if order.manual_dir else None)
             print(f"[{number}/{len(tasks)}] {task.name}: {line}", flush=True)
-        except UserError as error:
+        except DataError as error:
             failed.append(task.name)
             if str(error) not in told:  # that TensorFlow is not installed is said once
                 print(f"[{number}/{len(tasks)}] {task.name}: {error}", file=sys.stderr, flush=True)

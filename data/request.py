@@ -9,9 +9,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from data.errors import DataError
 from data.source import Source, kinds
 from data.tasks import EXTRA, TASKS, Task, find
-from pvera.errors import UserError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -38,7 +38,7 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.image_size < 1:
-            raise UserError(f"image_size must be at least 1 pixel, found {self.image_size}")
+            raise DataError(f"image_size must be at least 1 pixel, found {self.image_size}")
 
     def tasks(self, source: Source) -> list[Task]:
         """The tasks asked for; `all` are those that the source can hold."""
@@ -47,25 +47,25 @@ class Request:
         return [find(name) for name in self.task.split(",")]
 
     def make(self, name: str) -> Source:
-        """The source of this name. Raises UserError if there is none."""
+        """The source of this name. Raises DataError if there is none."""
         if name not in kinds():
-            raise UserError(f"source must be one of {', '.join(sorted(kinds()))}, found {name!r}")
+            raise DataError(f"source must be one of {', '.join(sorted(kinds()))}, found {name!r}")
         if self.root is not None and name == "offline":
-            raise UserError("source=offline keeps its data in the cache folder (PVERA_CACHE): leave root out")
+            raise DataError("source=offline keeps its data in the cache folder (PVERA_CACHE): leave root out")
         options: dict[str, Any] = {} if self.root is None else {"root": self.root}
         return kinds()[name](name, self.resize, sizes=self.sizes, **options)
 
 
 def parse(kind: type[R], words: list[str]) -> R:
-    """The request of this kind in words `key=value`. Raises UserError for any other word, key or type."""
+    """The request of this kind in words `key=value`. Raises DataError for any other word, key or type."""
     keys = ", ".join(f"{field.name}=" for field in fields(kind))
     if wrong := [word for word in words if "=" not in word]:
-        raise UserError(f"{wrong[0]!r} is not of the form key=value; there are {keys}")
+        raise DataError(f"{wrong[0]!r} is not of the form key=value; there are {keys}")
     if unknown := {word.split("=")[0] for word in words} - {field.name for field in fields(kind)}:
-        raise UserError(f"{min(unknown)} is no key; there are {keys}")
+        raise DataError(f"{min(unknown)} is no key; there are {keys}")
     try:
         return cast(R, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.from_dotlist(words))))
     except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+        raise DataError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # what YAML makes of a value
-        raise UserError(f"not a readable value in {' '.join(words)[:200]!r}: {' '.join(str(error).split())[:200]}") from error
+        raise DataError(f"not a readable value in {' '.join(words)[:200]!r}: {' '.join(str(error).split())[:200]}") from error

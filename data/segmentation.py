@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data.errors import DataError
 from data.resize import pil_bilinear
-from pvera.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,13 +35,13 @@ class Pairs:
 def load(data: str, size: int) -> dict[str, Pairs]:
     """The splits train, val and test, resized to size x size: images bilinearly, masks by the nearest pixel.
 
-    `data` is "shapes" or a folder. Raises UserError, naming the file, for what is missing or cannot be read.
+    `data` is "shapes" or a folder. Raises DataError, naming the file, for what is missing or cannot be read.
     """
     if data == "shapes":
         return {split: shapes(split, count, size) for split, count in SIZES.items()}
     root = Path(data).expanduser()
     if not root.is_dir():
-        raise UserError(f"no folder at {root}: --data is 'shapes', or a folder with train, val and test, each with images and masks")
+        raise DataError(f"no folder at {root}: --data is 'shapes', or a folder with train, val and test, each with images and masks")
     return {split: _folder(root / split, size) for split in SIZES}
 
 
@@ -81,7 +81,7 @@ def _folder(folder: Path, size: int) -> Pairs:
 
     paths = sorted(path for path in (folder / "images").glob("*") if path.is_file() and not path.name.startswith("."))
     if not paths:
-        raise UserError(f"no images in {folder / 'images'}: a split has images/NAME.jpg and masks/NAME.png")
+        raise DataError(f"no images in {folder / 'images'}: a split has images/NAME.jpg and masks/NAME.png")
     images, masks = np.empty((len(paths), size, size, 3), np.uint8), np.empty((len(paths), size, size), np.int64)
     for path, image, mask in zip(paths, images, masks, strict=True):
         decoded = decode(path.read_bytes(), str(path), upright=False)  # a mask has no EXIF orientation
@@ -100,11 +100,11 @@ def _mask(path: Path, expected: tuple[int, int], size: int) -> np.ndarray:
             mask.load()
             found: Image.Image = mask.copy()
     except FileNotFoundError:
-        raise UserError(f"no mask at {path}: every image needs one of its name") from None
+        raise DataError(f"no mask at {path}: every image needs one of its name") from None
     except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} is not a readable PNG: {' '.join(str(error).split())}") from None
+        raise DataError(f"{path} is not a readable PNG: {' '.join(str(error).split())}") from None
     if found.mode not in ("L", "P", "1"):
-        raise UserError(f"{path} has mode {found.mode}: a mask has one 8-bit channel, the class of each pixel")
+        raise DataError(f"{path} has mode {found.mode}: a mask has one 8-bit channel, the class of each pixel")
     if found.size != expected:
-        raise UserError(f"{path} has {found.size[0]} x {found.size[1]} pixels, its image {expected[0]} x {expected[1]}")
+        raise DataError(f"{path} has {found.size[0]} x {found.size[1]} pixels, its image {expected[0]} x {expected[1]}")
     return np.asarray(found.resize((size, size), Image.Resampling.NEAREST), dtype=np.int64)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 
+from data.errors import DataError
 from data.resize import NORMALISATIONS, RULES
 from data.tasks import SPLITS, Task
-from pvera.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,18 +82,18 @@ class Source:
         self._choose("normalisation", (*NORMALISATIONS, "backbone"))
         self._choose("sizes", ("exact", "any"))
         if self.test_limit is not None and self.test_limit < 1:
-            raise UserError(f"source.test_limit must be at least 1, found {self.test_limit}")
+            raise DataError(f"source.test_limit must be at least 1, found {self.test_limit}")
 
     def _choose(self, field: str, choices: tuple[str, ...]) -> None:
         if getattr(self, field) not in choices:
-            raise UserError(f"source.{field} must be one of {', '.join(choices)}, found {getattr(self, field)!r}")
+            raise DataError(f"source.{field} must be one of {', '.join(choices)}, found {getattr(self, field)!r}")
 
     def offers(self, task: Task) -> bool:
         """Whether this source could hold this task at all."""
         return True
 
     def check(self, task: Task) -> None:
-        """Raises UserError, saying what is missing and how to get it, if this source cannot give this task. Decodes nothing."""
+        """Raises DataError, saying what is missing and how to get it, if this source cannot give this task. Decodes nothing."""
         raise NotImplementedError
 
     def pending(self, task: Task) -> str:
@@ -109,7 +109,7 @@ class Source:
         raise NotImplementedError
 
     def examples(self, task: Task, split: str) -> Examples:
-        """The examples of train800, val200, train1000 or test, images still undecoded. Raises UserError if they cannot be had."""
+        """The examples of train800, val200, train1000 or test, images still undecoded. Raises DataError if they cannot be had."""
         raise NotImplementedError
 
     def sizes_of(self, task: Task, split: str) -> tuple[int, ...]:
@@ -121,7 +121,7 @@ class Source:
         raise NotImplementedError
 
     def count(self, task: Task, split: str) -> int:
-        """How many examples this split has here. Downloads and decodes nothing. Raises UserError if they cannot be had."""
+        """How many examples this split has here. Downloads and decodes nothing. Raises DataError if they cannot be had."""
         raise NotImplementedError
 
     def versions(self, task: Task) -> dict[str, str]:
@@ -131,14 +131,14 @@ class Source:
     def load(self, task: Task, split: str, image_size: int) -> Split:
         """The split, decoded and resized to image_size x image_size, from the prepared cache, which it is put into if need be.
 
-        Raises UserError if the examples cannot be had, are not as many as they should be, or have a label or an image that will not do.
+        Raises DataError if the examples cannot be had, are not as many as they should be, or have a label or an image that will not do.
         """
         from data import cache
 
         if split not in SPLITS:
-            raise UserError(f"no split {split!r}; choose from {', '.join(SPLITS)}")
+            raise DataError(f"no split {split!r}; choose from {', '.join(SPLITS)}")
         if image_size < 1:
-            raise UserError(f"image_size must be at least 1 pixel, found {image_size}")
+            raise DataError(f"image_size must be at least 1 pixel, found {image_size}")
         prepared = cache.load(self, task, split, image_size)
         about = prepared.about
         _, limited = self.size(task, split, about.found)
@@ -148,7 +148,7 @@ class Source:
         """How many of the examples found are used, and why these are not the official split (None if they are)."""
         official = self.sizes_of(task, split)
         if found == 0 or (found not in official and self.sizes == "exact"):
-            raise UserError(
+            raise DataError(
                 f"{task.name}'s {split} has {' or '.join(map(str, official))} images, source={self.name} found {found}"
                 + ("; source.sizes=any accepts a cut and marks the run limited" if found else "")
             )

@@ -12,10 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data.errors import DataError
 from data.request import Request, parse
 from data.source import Source
 from data.tasks import SPLITS, Task
-from pvera.errors import UserError
 
 # train1000 is the 800 and the 200 again, but for the official runner's choice.
 SHOWN = ("train800", "val200", "test")
@@ -49,7 +49,7 @@ def status(source: Source, task: Task, image_size: int) -> Status:
 
     now = Status(task, source)
     for split in SPLITS:
-        with suppress(UserError):
+        with suppress(DataError):
             now.found[split] = source.count(task, split)
             folder, _ = cache.place(source, task, split, image_size)
             if (folder / "about.json").exists():
@@ -60,7 +60,7 @@ def status(source: Source, task: Task, image_size: int) -> Status:
         now.remark = "; ".join(filter(None, reasons))
         files: set[Path] = set().union(*(source.originals(task, split) for split in SPLITS))
         now.bytes = sum(file.stat().st_size for file in files)
-    except UserError as error:
+    except DataError as error:
         now.problem = str(error)
     return now
 
@@ -97,7 +97,7 @@ def main(words: list[str] | None = None) -> int:
         usual = ["tfds", "offline"] + ["folder"] * ("VTAB1K_ROOT" in os.environ)
         sources = [request.make(name) for name in ([request.source] if request.source else usual)]
         found = [status(source, task, request.image_size) for source in sources for task in request.tasks(source)]
-    except UserError as error:
+    except DataError as error:
         print(f"data.status: {error}", file=sys.stderr)
         return 2
     print(table(found, request.image_size))

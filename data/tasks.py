@@ -11,7 +11,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from pvera.errors import UserError
+from data.errors import DataError
 
 GROUPS = ("natural", "specialized", "structured")
 SPLITS = ("train800", "val200", "train1000", "test")
@@ -65,7 +65,7 @@ class Task:
         for field in fields(self) if official else ():
             ours, asked = getattr(official, field.name), getattr(self, field.name)
             if asked != ours:
-                raise UserError(f"task.{field.name} is {ours!r} for {self.name}, found {asked!r}: tasks are fixed, leave it out")
+                raise DataError(f"task.{field.name} is {ours!r} for {self.name}, found {asked!r}: tasks are fixed, leave it out")
 
     def expression(self, split: str, official_runner: bool = False) -> str:
         """The split expression of train800, val200, train1000 (train800 followed by val200, or official1000) or test."""
@@ -77,12 +77,12 @@ class Task:
 def find(name: str) -> Task:
     """The task of this name; the image folder's name (`cifar`) and the selecting name (`extra/digits`) serve too.
 
-    Raises UserError, listing the names, if there is none.
+    Raises DataError, listing the names, if there is none.
     """
     for key, task in (TASKS | EXTRA).items():
         if name in (key, task.name, task.folder):
             return task
-    raise UserError(f"no task {name!r}; choose from {', '.join([*TASKS, *EXTRA])}")
+    raise DataError(f"no task {name!r}; choose from {', '.join([*TASKS, *EXTRA])}")
 
 
 def register() -> None:

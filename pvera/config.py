@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException, MissingConfigException
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from adapters import methods
 from adapters.base import Adapter
 from data import source as sources
 from data import tasks
-from pvera import backbones, loggers, precision
-from pvera.errors import UserError
-
-#: What a user's mistake raises: ours, Hydra's for a wrong choice or override, OmegaConf's for a wrong key or type.
-MISTAKES = (UserError, HydraException, OmegaConfBaseException)
+from pvera import loggers
+from pvera.errors import MISTAKES, UserError
+from pvera.models import backbones, precision
 
 
 @dataclass
@@ -161,7 +156,7 @@ def from_dict(saved: dict[str, Any]) -> Run:
         for key, schema in (("backbone", backbones.Backbone), ("protocol", Protocol), ("trainer", Trainer)):
             parts[key] = schema(**saved[key])
         return Run(**(saved | parts))
-    except UserError:
+    except MISTAKES:
         raise
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise UserError(f"the checkpoint's run is not one that this version can build: {error}") from None
@@ -187,25 +182,6 @@ def to_runs(cfg: DictConfig) -> list[Run]:
                 raise UserError(f"{f'{name}.' if name else ''}{added[0]} is no setting; there are {', '.join(sorted(known))}")
         runs.append(run)
     return runs
-
-
-def explain(error: BaseException) -> str:
-    """A user's mistake in one line: what OmegaConf found wrong with a key or value, else the message without Hydra's search path."""
-    causes = [error]
-    while causes[-1].__cause__ is not None:
-        causes.append(causes[-1].__cause__)
-    for cause in reversed(causes):
-        if isinstance(cause, MissingConfigException) and (file := cause.missing_cfg_file or "").startswith("logger/"):
-            return f"{file.replace('/', '=')} is no choice; {loggers.THERE_ARE}"
-        if isinstance(cause, ConfigKeyError | ConfigAttributeError) and str(cause.full_key).rpartition(".")[0] == "logger":
-            return f"{cause.full_key} is no logger that was chosen; {loggers.THERE_ARE}"
-        if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):
-            return f"{cause.full_key} is no setting; there are {', '.join(sorted(map(str, cause.parent_node)))}"
-        if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-            return f"{cause.full_key}: {str(cause).splitlines()[0]}"
-    if absent := re.search(r"Could not find 'hydra/launcher/(joblib|ray|submitit)", str(error)):
-        return f"this launcher needs a package that is not installed: pip install -e '.[{'ray' if absent[1] == 'ray' else 'cluster'}]'"
-    return " ".join(str(error).split("Config search path")[0].split())
 
 
 def register() -> None:

@@ -1,8 +1,12 @@
-"""The one exception that means "what was asked for cannot be done": the command line prints it as one line, without a traceback."""
+"""What is wrong with a request to the harness."""
+
+from adapters.errors import AdapterError
+from data.errors import DataError
 
 
 class UserError(ValueError):
-    """A mistake in what was asked for or in the files it names.
+    """A mistake of the user's: the message names the thing, the rule, the value and the way out."""
 
-    The message is one line that names the thing, the rule it breaks, the value found and the way out.
-    """
+
+#: What the project itself raises for a user's mistake. A command also meets Hydra's errors: pvera.command.MISTAKES.
+MISTAKES = (UserError, AdapterError, DataError)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pvera.errors import UserError
-from pvera.exchange.names import LAYOUTS
+from pvera.models.layouts import LAYOUTS
 
 if TYPE_CHECKING:
     from pvera.config import Run
-    from pvera.model import Classifier
+    from pvera.models.classifier import Classifier
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,13 +26,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", choices=tuple(LAYOUTS), help="what PEFT will load it on (default hf; docs/exchange.md)")
     parser.add_argument("--sample", action="store_true", help="PEFT shall sample PVeRA at inference")
     options = parser.parse_args(arguments)
-    from pvera.config import MISTAKES, explain
+    from pvera.command import MISTAKES, explain
 
     try:
         if options.to == "timm" and (options.model or options.sample):
             raise UserError("--model and --sample are for --to peft: leave them out")
         _make(options.folder)
-        from pvera.trial import restore  # after what takes no time
+        from pvera.training.trial import restore  # after what takes no time
 
         run, model = restore(options.run.with_suffix(".safetensors"), "cpu", precision="fp32")
         if options.to == "timm":

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pvera import results
-from pvera.elsewhere import SPEC, elsewhere, load_all
+from pvera import storage
 from pvera.errors import UserError
-from pvera.reopened import checkpoint_of, command, options, reopen
+from pvera.evaluators.foreign import SPEC, elsewhere, load_all
+from pvera.evaluators.trained import checkpoint_of, command, options, reopen
+from pvera.rows import provenance
 
 #: What becomes of the norms of mu (blocks, N).
 AGGREGATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -43,10 +44,10 @@ def _report(given: Any) -> None:
     if given.bootstrap < 0:
         raise UserError(f"--bootstrap must be at least 0, found {given.bootstrap}")
     asked = [elsewhere(words) for words in given.ood]
-    results.ensure_writable(given.out or checkpoint_of(given.run).parent)
-    from pvera import ood_figures
-    from pvera.montecarlo import is_stochastic
-    from pvera.ood_scores import scores
+    storage.ensure_writable(given.out or checkpoint_of(given.run).parent)
+    from pvera.evaluators import ood_plots
+    from pvera.evaluators.ood_scores import scores
+    from pvera.evaluators.sampled import is_stochastic
 
     run = reopen(given.run, given)
     others = load_all(asked, run, given.images)
@@ -62,20 +63,20 @@ def _report(given: Any) -> None:
     for name, found in outside.items():
         other = others[name]
         report = run.about(other.limits) | {"foreign": name, "foreign_images": len(other.images), "shared_images": other.shared}
-        report |= settings_of | compare(inside, found, given.norm, given.bootstrap, given.seed) | {"made_by": results.provenance()}
+        report |= settings_of | compare(inside, found, given.norm, given.bootstrap, given.seed) | {"made_by": provenance.provenance()}
         place = folder / f"ood-{run.path.stem}-{name}.json"
-        results.write_report(place, report)
-        ood_figures.draw(report, folder / "figures" / place.stem)
+        storage.write_report(place, report)
+        ood_plots.draw(report, folder / "figures" / place.stem)
         print(*lines(report), f"written to {place} and {folder / 'figures'}", sep="\n")
 
 
 Scores = tuple[dict[str, np.ndarray], dict[int, np.ndarray]]
-"""What `pvera.ood_scores.scores` gives of one set of images."""
+"""What `pvera.evaluators.ood_scores.scores` gives of one set of images."""
 
 
 def compare(inside: Scores, outside: Scores, norm: str, resamples: int, seed: int) -> dict[str, Any]:
     """Detection by every score with its intervals, curve and histogram; and by the norm of mu in each block."""
-    from pvera.ood_scores import detection, histogram, roc, with_intervals
+    from pvera.evaluators.ood_scores import detection, histogram, roc, with_intervals
 
     own, foreign = (_with_norm(*one, norm) for one in (inside, outside))
     found = {}

@@ -146,7 +146,7 @@ def composing(words: list[str]) -> Iterator[None]:
 def compose_run(words: list[str], **adapter: Any) -> Run:
     """The one run of these words, with settings of its adapter that no word can spell, such as any path.
 
-    Raises one of `pvera.config.MISTAKES` where they cannot be composed, or ask for several runs.
+    Raises one of `pvera.command.MISTAKES` where they cannot be composed, or ask for several runs.
     """
     with composing(words):
         config = compose("config", overrides=words)

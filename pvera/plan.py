@@ -13,13 +13,15 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from data import cache
-from pvera import results, sweep
-from pvera.config import MISTAKES, Run, explain
-from pvera.errors import UserError
-from pvera.run import row_path
+from pvera.command import MISTAKES, explain
+from pvera.config import Run
+from pvera.rows import store
+from pvera.rows.row import Row
+from pvera.sweeps import callback
+from pvera.sweeps.execute import row_path
 
 if TYPE_CHECKING:
-    from pvera.calibrate import Costs
+    from pvera.training.cost import Costs
 
 ROW_BYTES = 8_000
 """A row of JSON, about."""
@@ -44,7 +46,7 @@ class Part:
 
 def test_images(run: Run) -> int:
     """The size of the test split that the run uses: what is there, or what the table of tasks says should be."""
-    with suppress(UserError):
+    with suppress(MISTAKES):
         return run.source.size(run.task, "test", run.source.count(run.task, "test"))[0]
     return min(run.task.n_test, run.source.test_limit or run.task.n_test)
 
@@ -54,14 +56,14 @@ def unprepared(run: Run) -> dict[Path, int]:
     sizes = {"train800": 800, "val200": 200, "train1000": 1000, "test": test_images(run)}
     wanted = {}
     for split in run.splits():
-        with suppress(UserError):
+        with suppress(MISTAKES):
             folder, _ = cache.place(run.source, run.task, split, run.image_size)
             if not (folder / "about.json").exists():
                 wanted[folder] = sizes[split] * run.image_size**2 * 3
     return wanted
 
 
-def epochs_so_far(rows: Iterable[results.Row]) -> dict[str, tuple[float, float]]:
+def epochs_so_far(rows: Iterable[Row]) -> dict[str, tuple[float, float]]:
     """By adapter: after how many epochs the points of the rows stopped on average, and the best epoch of the chosen ones."""
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in rows:
@@ -91,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="the words of python -m pvera")
     parser.add_argument("-m", "--multirun", action="store_true", help="accepted, since a sweep's command has it")
     try:
-        packs = sweep.packs(parser.parse_args(arguments).overrides)
+        packs = callback.packs(parser.parse_args(arguments).overrides)
         print(*describe(packs), sep="\n")
     except MISTAKES as error:
         print(f"pvera: {explain(error)}", file=sys.stderr)
@@ -109,7 +111,7 @@ def describe(packs: list[list[Run]]) -> list[str]:
     lines = [f"{total} runs in {len(packs)} packs: {total - sum(map(len, left))} done, {sum(map(len, left))} to do in {len(to_do)} packs"]
     costs = calibrate(to_do)
     folder = Path(first.results)
-    so_far = epochs_so_far(results.read_all(folder)) if folder.is_dir() else {}
+    so_far = epochs_so_far(store.read_all(folder)) if folder.is_dir() else {}
     by_task: dict[str, Part] = defaultdict(Part)
     images: dict[Path, int] = {}
     for runs, wanted in zip(packs, left, strict=True):
@@ -118,7 +120,7 @@ def describe(packs: list[list[Run]]) -> list[str]:
             by_task[runs[0].task.name] += estimate(wanted, costs[kind(wanted[0])], so_far)
             images |= unprepared(wanted[0])
     if costs:
-        from pvera import resources
+        from pvera.models import resources
 
         device = resources.describe(resources.device(first.device))
         lines += ["", f"A few steps of each kind of run, on {device}:"]
@@ -152,7 +154,7 @@ def calibrate(packs: list[list[Run]]) -> dict[str, Costs]:
         kinds.setdefault(kind(runs[0]), runs)
     if not kinds:
         return {}
-    from pvera.calibrate import measure
+    from pvera.training.cost import measure
 
     found = {}
     for name, runs in tqdm(kinds.items(), desc="measuring", unit="kind", leave=False, disable=None):

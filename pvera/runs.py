@@ -12,9 +12,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from pvera import claims, results
-from pvera.errors import UserError
+from pvera.errors import MISTAKES, UserError
 from pvera.loggers.base import label
+from pvera.rows import store
+from pvera.sweeps import leases
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def read_failed(path: Path) -> SimpleNamespace:
 
 def read_claim(path: Path) -> SimpleNamespace | None:
     """Who works on a run, by its lease, and which run that is, by its place."""
-    claim = claims.of(path)
+    claim = leases.of(path)
     if claim is None:
         return None
     backbone, adapter, task, name = path.absolute().parts[-4:]
@@ -57,7 +58,7 @@ _RUN: dict[str, Callable[[Any], str]] = {
     "backbone": lambda one: str(one.backbone),
     ">seed": lambda one: str(one.seed),
 }
-ROWS = Kind("rows", "seed=*.json", results.read, _RUN | {
+ROWS = Kind("rows", "seed=*.json", store.read, _RUN | {
     "chosen": lambda row: label(row.chosen) or "-",
     ">acc %": lambda row: f"{100 * row.test_acc:.2f}",
     ">ACE %": lambda row: f"{100 * row.test_ace:.2f}",
@@ -88,7 +89,7 @@ def find(folder: Path, kind: Kind) -> tuple[dict[Path, Any], list[str]]:
         try:
             if (one := kind.read(path)) is not None:
                 found[path] = one
-        except UserError as error:
+        except MISTAKES as error:
             broken.append(str(error))
     return found, broken
 
@@ -129,7 +130,7 @@ def delete(paths: list[Path], folder: Path) -> None:
 
 def free(paths: list[Path]) -> tuple[list[Path], list[str]]:
     """Those of the runs that nobody works on, and what is to be said of the others."""
-    held = {path: claim for path in paths if (claim := claims.of(path)) is not None and claim.alive is not False}
+    held = {path: claim for path in paths if (claim := leases.of(path)) is not None and claim.alive is not False}
     reasons = [
         f"{path} is not deleted: {claim.holder()}, works on it; if it is gone for good, delete {path.with_suffix('.lease').name} first"
         for path, claim in held.items()
@@ -175,7 +176,7 @@ def main(arguments: list[str] | None = None) -> int:
             if options.yes:
                 delete(files, options.folder)
             print(f"deleted {what}" if options.yes else f"nothing deleted yet: --yes deletes {what}")
-    except UserError as error:
+    except MISTAKES as error:
         print(f"pvera: {error}", file=sys.stderr)
         return 2
     for reason in broken:

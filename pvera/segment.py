@@ -15,10 +15,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pvera import results
-from pvera.config import MISTAKES, Run, explain
+from pvera import storage
+from pvera.command import MISTAKES, explain
+from pvera.config import Run
 from pvera.errors import UserError
 from pvera.overrides import compose_run
+from pvera.rows import digests, provenance
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,25 +63,25 @@ def segment(run: Run, data: str) -> tuple[Path, dict[str, Any]]:
     if run.adapter.checkpoint:
         raise UserError("adapter.checkpoint is of a classifier: segmentation starts from the adapter's own initialisation")
     from data.segmentation import IGNORED, load
-    from pvera import sam
+    from pvera.models import sam
 
-    results.ensure_writable(Path(run.results))
+    storage.ensure_writable(Path(run.results))
     backbone = sam.create(run.backbone, run.image_size) if sam.is_sam(run.backbone) else run.backbone.create(run.image_size)
     splits = load(data, run.image_size)
     classes = 1 + max(int(pairs.masks[pairs.masks != IGNORED].max(initial=0)) for pairs in splits.values())
     checksum = hashlib.sha256(b"".join(array.tobytes() for pairs in splits.values() for array in (pairs.images, pairs.masks)))
     settings = {key: value for key, value in run.settings().items() if key not in ("task", "source")}
     settings |= {"data": checksum.hexdigest()}
-    digest, name = results.digest(settings), Path(data).name
+    digest, name = digests.digest(settings), Path(data).name
     path = Path(run.results) / run.backbone.name / run.adapter.name / name / f"segment-seed={run.seed}-{digest[:8]}.json"
     if path.exists():
         return path, _read(path)
     figures = train_and_test(run, points[0][1], backbone, splits, classes, f"{run.adapter.name} {name} seed {run.seed}")
     row = {
         "config": settings, "digest": digest, "adapter": run.adapter.name, "backbone": run.backbone.name, "data": name, "seed": run.seed,
-        "classes": classes, **{f"n_{split}": len(pairs.images) for split, pairs in splits.items()}, **figures, **results.provenance(),
+        "classes": classes, **{f"n_{split}": len(pairs.images) for split, pairs in splits.items()}, **figures, **provenance.provenance(),
     }  # fmt: skip
-    results.write_report(path, row)
+    storage.write_report(path, row)
     return path, row
 
 
@@ -99,9 +101,10 @@ def train_and_test(run: Run, adapter: Any, backbone: Any, splits: dict[str, Any]
     """The figures of one adapter, trained on train, stopped by val, tested on test."""
     import torch
 
-    from pvera import checkpoint, resources, train
-    from pvera.model import count, hold_in_bf16
-    from pvera.segmenter import SegmentationLearner, build, evaluate
+    from pvera.models import checkpoint, resources
+    from pvera.models.classifier import count, hold_in_bf16
+    from pvera.models.segmenter import SegmentationLearner, build, evaluate
+    from pvera.training import loop
 
     start, device = time.perf_counter(), resources.device(run.device)
     resources.reset_peak_memory(device)
@@ -109,9 +112,9 @@ def train_and_test(run: Run, adapter: Any, backbone: Any, splits: dict[str, Any]
     model = build(backbone, adapter, classes, run.normalisation(), run.seed, run.precision == "bf16")
     learner = SegmentationLearner(model, adapter, run.trainer, run.protocol, run.seed)
     on = {
-        split: train.Data(pairs.images, pairs.masks, device if split != "test" else torch.device("cpu")) for split, pairs in splits.items()
+        split: loop.Data(pairs.images, pairs.masks, device if split != "test" else torch.device("cpu")) for split, pairs in splits.items()
     }
-    train.fit([[learner]], on["train"], on["val"], lambda *_: None, title)
+    loop.fit([[learner]], on["train"], on["val"], lambda *_: None, title)
     if learner.failure:
         raise UserError(learner.failure)
     checkpoint.load(model, learner.best_state, "the trained model")

@@ -11,10 +11,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pvera import results
-from pvera.elsewhere import SPEC, elsewhere, load_all
+from pvera import storage
 from pvera.errors import UserError
-from pvera.reopened import Reopened, checkpoint_of, command, options, reopen
+from pvera.evaluators.foreign import SPEC, elsewhere, load_all
+from pvera.evaluators.trained import Reopened, checkpoint_of, command, options, reopen
+from pvera.rows import provenance
 
 SHOWN = ("acc", "ace", "ece", "nll", "brier")
 
@@ -35,15 +36,15 @@ def _reports(given: Any) -> None:
     foreign = [elsewhere(words) for words in given.ood]
     files = [checkpoint_of(path) for path in given.runs]
     for file in files:
-        results.ensure_writable(given.out or file.parent)
+        storage.ensure_writable(given.out or file.parent)
     for file in files:
         _report(reopen(file, given), given, foreign)
 
 
 def _report(run: Reopened, given: Any, foreign: list) -> None:
-    from pvera import uncertainty_figures
-    from pvera.montecarlo import is_stochastic
-    from pvera.uncertainty_report import measure, passes
+    from pvera.evaluators import uncertainty_plots
+    from pvera.evaluators.sampled import is_stochastic
+    from pvera.evaluators.uncertainty_report import measure, passes
 
     others = load_all(foreign, run, given.images)
     images = {name: other.images for name, other in others.items()}
@@ -53,11 +54,11 @@ def _report(run: Reopened, given: Any, foreign: list) -> None:
         report = run.about([why for other in others.values() for why in other.limits])
         report |= measure(run, given.samples, given.curve, given.seed, images, bar.update)
     report |= {"shared_images": {name: other.shared for name, other in others.items()}}
-    report |= {"noise_seed": given.seed, "made_by": results.provenance()}
+    report |= {"noise_seed": given.seed, "made_by": provenance.provenance()}
     folder = given.out or run.path.parent
     place = folder / f"uncertainty-{run.path.stem}.json"
-    results.write_report(place, report)
-    uncertainty_figures.draw(report, run.path.with_suffix(".csv"), folder / "figures" / place.stem)
+    storage.write_report(place, report)
+    uncertainty_plots.draw(report, run.path.with_suffix(".csv"), folder / "figures" / place.stem)
     print(*lines(report), f"written to {place} and {folder / 'figures'}", sep="\n")
 
 

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_module
 
-from pvera import results
 from pvera.config import register, to_runs
-from pvera.run import execute
+from pvera.rows import store
+from pvera.rows.row import Row
+from pvera.sweeps.execute import execute
 
 RUN = ["task=extra/digits", "backbone=dinov2_vits14_offline", "image_size=70", "adapter=pvera", "adapter.lr=1e-3", "trainer.epochs=1"]
 RUN += ["device=cpu", "precision=fp32"]
@@ -31,16 +32,16 @@ CHANGES: dict[str, tuple[int, list[str]]] = {
 }
 
 
-def measure(threads: int, words: list[str], folder: Path) -> tuple[results.Row, np.ndarray]:
+def measure(threads: int, words: list[str], folder: Path) -> tuple[Row, np.ndarray]:
     """The row of seed 0, and its test probabilities (N, C)."""
     torch.set_num_threads(threads)
     path = execute(to_runs(compose("config", overrides=[*RUN, *sys.argv[1:], *words, f"results={folder}"])))[0].path
-    return results.read(path), results.load_probabilities(path)[0]
+    return store.read(path), store.load_probabilities(path)[0]
 
 
 def main() -> None:
     register()
-    before: dict[int, tuple[results.Row, np.ndarray]] = {}
+    before: dict[int, tuple[Row, np.ndarray]] = {}
     with initialize_config_module("configs", version_base="1.3"), tempfile.TemporaryDirectory() as folder:
         for number, (change, (threads, words)) in enumerate(CHANGES.items()):
             row, found = measure(threads, words, Path(folder) / str(number))

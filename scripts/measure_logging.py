@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 from hydra import compose, initialize_config_module
 
-from pvera import loggers, results
+from pvera import loggers
 from pvera.config import register, to_runs
-from pvera.run import row_path
+from pvera.rows import store
+from pvera.sweeps.execute import row_path
 
 FIGURES = {"cross_entropy": 1.25, "penalty": 1e-4, "kl": 100.0, "sigma": 0.9, "lr": 1e-3, "rate": 40.0, "memory": 2**30}
 
@@ -25,7 +26,7 @@ def measure(name: str, folder: Path, epochs: int) -> tuple[float, float, float]:
     words = ["task=dsprites_loc", "backbone=test_vit", "adapter=pvera", "adapter.lr=1e-3", f"logger={name}", f"results={folder}"]
     [run] = to_runs(compose("config", overrides=words))
     path = row_path(run)
-    results.save_probabilities(path, np.full((5000, 16), 1 / 16), np.zeros(5000))
+    store.save_probabilities(path, np.full((5000, 16), 1 / 16), np.zeros(5000))
     for file in (path, path.with_suffix(".safetensors")):
         file.write_bytes(b"x" * 500_000)
     row = {"test_acc": 0.5, "test_ace": 0.01, "best_epoch": 1, "chosen": {}}

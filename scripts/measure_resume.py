@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_module
 
-from pvera import resume, train, trial
 from pvera.config import Run, register, to_runs
+from pvera.training import loop, trial
+from pvera.training.progress import Progress
 
 RUN = ["task=extra/digits", "backbone=dinov2_vits14_offline", "image_size=70", "device=cpu", "precision=fp32"]
 REPEATS = 7
@@ -26,14 +27,14 @@ def measure(runs: list[Run], folder: Path) -> None:
     trials = [trial.Trial(run, folder / f"seed={run.seed}.json", backbone, time.perf_counter()) for run in runs]
     learners = [learner for one in trials for learner in one.learners]
     split = runs[0].source.load(runs[0].task, "train800", runs[0].image_size)
-    data = train.frozen_work_done(learners[0].model, train.Data(split.images, split.labels, device))
+    data = loop.frozen_work_done(learners[0].model, loop.Data(split.images, split.labels, device))
     for _ in range(2):
         start = time.perf_counter()
-        train.train_epoch(learners, data, lambda _: None)
+        loop.train_epoch(learners, data, lambda _: None)
         epoch = time.perf_counter() - start
     for learner in learners:
         learner.judge(1.0, 0.5)  # so that there are best weights
-    progress, holding, writing = resume.Progress(trials, train.Packing(len(learners)), "cpu"), [], []
+    progress, holding, writing = Progress(trials, loop.Packing(len(learners)), "cpu"), [], []
     for _ in range(REPEATS):
         progress._next = float("inf")  # keep() holds, and does not write
         times = [time.perf_counter()]

@@ -16,12 +16,15 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from pvera import results, sweep, table
-from pvera.config import MISTAKES, Run, explain
+from pvera import table
+from pvera.command import MISTAKES, explain
+from pvera.config import Run
 from pvera.errors import UserError
 from pvera.overrides import composing
-from pvera.render import FORMS
-from pvera.results import Row
+from pvera.rows import store
+from pvera.rows.row import Row
+from pvera.sweeps import callback
+from pvera.tables.render import FORMS
 
 EXPERIMENT = "experiment=paper/all"
 
@@ -43,8 +46,8 @@ def plan(overrides: list[str]) -> Plan:
     if other := next((override for override in overrides if override.startswith("experiment=")), None):
         raise UserError(f"this is {EXPERIMENT}, found {other}: restrict it by adapter=, task= or seed=, or run python -m pvera {other}")
     with composing(overrides):
-        config = sweep.load([EXPERIMENT, *overrides])
-        jobs = sweep.jobs(config)
+        config = callback.load([EXPERIMENT, *overrides])
+        jobs = callback.jobs(config)
         # Data and weights do not depend on adapter and seed: one run for all that differ in nothing else.
         composed: dict[tuple[str, ...], list[Run]] = {}
         runs: dict[str, list[Run]] = {}
@@ -52,7 +55,7 @@ def plan(overrides: list[str]) -> Plan:
         for job in jobs:
             others = tuple(part for part in job if not part.startswith(("adapter", "seed=")))
             if others not in composed:
-                composed[others] = sweep.compose(config, job)
+                composed[others] = callback.compose(config, job)
                 runs.setdefault(_last(job, "task"), []).append(composed[others][0])
             run = composed[others][0]
             adapter = _last(job, "adapter").removeprefix("adapter=")
@@ -94,7 +97,7 @@ def check(wanted: Plan) -> None:
 
 def render(folder: Path) -> int:
     """Prints and writes the tables of accuracy and ACE. Returns 0, 1 where no run has left a row, or 2 where the tables cannot be made."""
-    if not folder.is_dir() or not results.read_all(folder):
+    if not folder.is_dir() or not store.read_all(folder):
         print(f"no table: no run has left a row in {folder} yet")
         return 1
     shown = [str(folder), "--allow-limited", "--allow-dirty"]  # their captions say so
@@ -138,7 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
         if code in (0, 1):  # 1: some runs failed
             folder = Path(next(iter(wanted.runs.values()))[0].results)
             if (rendered := render(folder)) == 0:
-                name_missing(wanted, results.read_all(folder))
+                name_missing(wanted, store.read_all(folder))
             code = max(code, rendered)
     except MISTAKES as error:
         print(f"pvera: {explain(error)}", file=sys.stderr)

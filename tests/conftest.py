@@ -33,3 +33,17 @@ def hydra():
     register()
     with initialize_config_module("configs", version_base="1.3"):
         yield
+
+
+#: Where W&B looks for a key or a mode.
+WANDB_ENVIRONMENT = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_DIR", "NETRC")
+
+
+@pytest.fixture
+def no_key(tmp_path, monkeypatch):
+    """An empty home without any setting of W&B."""
+    for name in WANDB_ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"

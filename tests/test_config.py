@@ -10,9 +10,11 @@ from omegaconf import open_dict
 
 from adapters import methods
 from data.tasks import EXTRA, TASKS
-from pvera import results, sweep
-from pvera.config import MISTAKES, Protocol, explain, from_dict, to_runs
+from pvera.command import MISTAKES, explain
+from pvera.config import Protocol, from_dict, to_runs
 from pvera.errors import UserError
+from pvera.rows import digests, store
+from pvera.sweeps import callback
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 EXPERIMENTS = sorted(str(p.relative_to(CONFIGS / "experiment").with_suffix("")) for p in (CONFIGS / "experiment").rglob("*.yaml"))
@@ -91,8 +93,8 @@ def test_an_ablation_sweeps_different_runs_of_one_task(name, runs, more):
     config = compose("config", overrides=[*asked, "task=dmlab"] if more else asked, return_hydra_config=True)
     with open_dict(config):
         config.hydra.overrides.task = [*asked, "task=dmlab"] if more else asked
-    swept = [sweep.compose(config, job)[0] for job in sweep.jobs(config)]
-    assert len(swept) == runs == len({results.digest({**one.adapter.settings(), "name": one.adapter.name}) for one in swept})
+    swept = [callback.compose(config, job)[0] for job in callback.jobs(config)]
+    assert len(swept) == runs == len({digests.digest({**one.adapter.settings(), "name": one.adapter.name}) for one in swept})
     assert {(one.name, one.trainer.epochs < 500, bool(one.limited), one.protocol.retrain) for one in swept} == {
         (f"ablation/{name}", not more, not more, bool(more))
     }
@@ -100,17 +102,17 @@ def test_an_ablation_sweeps_different_runs_of_one_task(name, runs, more):
 
 def test_the_released_kl_weight_of_the_ablation_is_the_tasks_own():
     config = compose("config", overrides=["experiment=ablation/kl_weight", "task=dmlab"], return_hydra_config=True)
-    weights = [sweep.compose(config, job)[0].adapter.kl_weight for job in sweep.jobs(config)]
+    weights = [callback.compose(config, job)[0].adapter.kl_weight for job in callback.jobs(config)]
     assert weights == [0, 1e-16, 1e-3, 1e-2, 1e-1, 1]
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS.parent / "results" / "offline_vtab").rglob("seed=*.json")), ids=lambda path: path.stem)
 def test_committed_rows_are_found_again_by_their_digest(path):
     """Whatever settings came later: what they did not know leaves the digest as it was."""
-    row = results.read(path)
+    row = store.read(path)
     again = run("experiment=offline_vtab", f"adapter={row.adapter}", f"task={row.task}")
     settings = row.config | {"adapter": again.adapter.settings(), "protocol": asdict(again.protocol), "trainer": asdict(again.trainer)}
-    assert results.digest(settings) == row.digest
+    assert digests.digest(settings) == row.digest
 
 
 def test_there_are_as_many_experiments_as_we_say():

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_results import make_row
 
-from faults import bench
-from pvera import checkpoint, results
+from pvera.models import checkpoint
+from pvera.rows import digests, store
+from tests.faults import bench
+from tests.helpers.rows import make_row
 
 
 @pytest.fixture
@@ -20,26 +21,26 @@ def whole(tmp_path):
     folder = tmp_path / "whole"
     for seed in range(3):
         config = {"seed": seed}
-        row = make_row(config=config, digest=results.digest(config), seed=seed)
-        path = results.path(folder, "tiny", "lora", "dtd", seed, row.digest)
-        results.save_probabilities(path, np.full((4, 2), 0.5), np.zeros(4))
+        row = make_row(config=config, digest=digests.digest(config), seed=seed)
+        path = digests.path(folder, "tiny", "lora", "dtd", seed, row.digest)
+        store.save_probabilities(path, np.full((4, 2), 0.5), np.zeros(4))
         checkpoint.save(path.with_suffix(".safetensors"), {"head.weight": torch.ones(2)}, {})
-        results.write(path, row)
+        store.write(path, row)
     one = object.__new__(bench.Bench)  # without its sweep of 48
     one.reference = bench.rows(folder)
     return one, folder
 
 
 def row_changed(path):
-    row = results.read(path)
+    row = store.read(path)
     path.unlink()
-    results.write(path, replace(row, test_acc=0.25))
+    store.write(path, replace(row, test_acc=0.25))
 
 
 def time_changed(path):
-    row = results.read(path)
+    row = store.read(path)
     path.unlink()
-    results.write(path, replace(row, seconds=99.0, finished="2030-01-01T00:00:00+00:00", peak_memory=7))
+    store.write(path, replace(row, seconds=99.0, finished="2030-01-01T00:00:00+00:00", peak_memory=7))
 
 
 CHANGES = {
@@ -47,7 +48,7 @@ CHANGES = {
     "a time": (time_changed, (0, 0)),
     "a lost row": (lambda path: path.unlink(), (1, 0)),
     "another accuracy": (row_changed, (0, 1)),
-    "other probabilities": (lambda path: results.save_probabilities(path, np.full((4, 2), 0.25), np.zeros(4)), (0, 1)),
+    "other probabilities": (lambda path: store.save_probabilities(path, np.full((4, 2), 0.25), np.zeros(4)), (0, 1)),
     "other weights": (lambda path: checkpoint.save(path.with_suffix(".safetensors"), {"head.weight": torch.zeros(2)}, {}), (0, 1)),
     "a row too many": (lambda path: [shutil.copy(file, file.with_stem("seed=7-0")) for file in path.parent.glob(f"{path.stem}.*")], (0, 1)),
     "a file left over": (lambda path: path.with_suffix(".lease").write_text("{}"), (0, 1)),

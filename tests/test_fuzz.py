@@ -18,10 +18,14 @@ from data.folder import Folder
 from data.prepare import Order
 from data.request import parse
 from data.tasks import find
-from pvera import checkpoint, reported, results, table
-from pvera.config import MISTAKES, explain, from_dict, register, to_runs
+from pvera import table
+from pvera.command import MISTAKES, explain
+from pvera.config import from_dict, register, to_runs
 from pvera.errors import UserError
+from pvera.models import checkpoint
 from pvera.overrides import check_folder, check_words, close_environment
+from pvera.rows import digests, store
+from pvera.tables import published
 
 MANY = int(os.environ.get("PVERA_FUZZ", 30))
 fuzz = settings(
@@ -147,7 +151,7 @@ def test_list_files(folder, content):
 def test_rows_of_any_content(folder, content):
     (folder / "row.json").write_bytes(content)
     with pytest.raises(UserError) as caught:
-        results.read(folder / "row.json")
+        store.read(folder / "row.json")
     fine(caught.value)
 
 
@@ -157,7 +161,7 @@ def test_rows_with_altered_parts_and_their_table(folder, values):
     """With the digest of the altered config, as who alters a row with care would write it."""
     if isinstance(values, dict) and isinstance(values.get("config"), dict):
         with suppress(ValueError, TypeError):
-            values["digest"] = results.digest(values["config"])
+            values["digest"] = digests.digest(values["config"])
     (folder / "rows").mkdir(exist_ok=True)
     (folder / "rows" / "seed=0-x.json").write_text(json.dumps(values), encoding="utf-8")
     assert table.main([str(folder / "rows"), "--allow-limited", "--allow-dirty"]) in (0, 1, 2)
@@ -234,22 +238,22 @@ def test_words_of_prepare(many):
 @fuzz
 @given(content=contents, header=st.booleans())
 def test_reported_figures(folder, content, header):
-    (folder / "x.csv").write_bytes((",".join(reported.HEADER) + "\n").encode() * header + content)
+    (folder / "x.csv").write_bytes((",".join(published.HEADER) + "\n").encode() * header + content)
     try:
-        reported.read(folder / "x.csv")
+        published.read(folder / "x.csv")
     except UserError as error:
         fine(error)
 
 
 @fuzz
-@given(cells=st.lists(st.lists(texts | odd_words, min_size=len(reported.HEADER), max_size=len(reported.HEADER)), max_size=3))
+@given(cells=st.lists(st.lists(texts | odd_words, min_size=len(published.HEADER), max_size=len(published.HEADER)), max_size=3))
 def test_reported_figures_of_the_right_width(folder, cells):
     import csv
 
     with (folder / "y.csv").open("w", encoding="utf-8", errors="surrogatepass", newline="") as file:
-        csv.writer(file).writerows([reported.HEADER, *cells])
+        csv.writer(file).writerows([published.HEADER, *cells])
     try:
-        reported.read(folder / "y.csv")
+        published.read(folder / "y.csv")
     except UserError as error:
         fine(error)
 

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 from hydra.errors import HydraException
-from test_reproduce_table import SCRIPT
 
 from pvera import evaluate, plan, segment
 from pvera.errors import UserError
@@ -138,6 +137,7 @@ def test_a_launcher_of_the_users_own_can_be_chosen(tmp_path):
     assert done.returncode == 0 and "launcher: mine" in done.stdout, done.stderr
 
 
+SCRIPT = Path(__file__).parents[1] / "scripts" / "reproduce_table.py"
 COMMANDS = [plan.main, segment.main, runpy.run_path(str(SCRIPT))["main"], lambda words: evaluate.main(["a_folder", *words])]
 
 

@@ -1,12 +1,13 @@
 """What a sweep will cost: counts, sums and words; how good the estimate is belongs to the benchmarks."""
 
 import pytest
-from test_results import make_row
 
-from pvera import plan, sweep
-from pvera.calibrate import Costs, measure
+from pvera import plan
 from pvera.plan import Part, describe, epochs_so_far, estimate, main
-from pvera.run import row_path
+from pvera.sweeps import callback
+from pvera.sweeps.execute import row_path
+from pvera.training.cost import Costs, measure
+from tests.helpers.rows import make_row
 
 TINY = ["task=extra/digits", "backbone=test_vit", "image_size=32", "trainer.epochs=2", "source.test_limit=50"]
 
@@ -17,7 +18,7 @@ def costs(**changes) -> Costs:
 
 
 def runs(*words: str) -> list:
-    [found] = sweep.packs([*TINY, *words])
+    [found] = callback.packs([*TINY, *words])
     return found
 
 
@@ -59,7 +60,7 @@ def test_what_is_done_is_not_planned_again(tmp_path, monkeypatch, capsys):
     assert main(words) == 0
     out = capsys.readouterr().out
     assert out.startswith("4 runs in 2 packs: 0 done, 4 to do in 2 packs\n") and "hours as before" not in out
-    packs = sweep.packs(words)
+    packs = callback.packs(words)
     for pack in packs:
         path = row_path(pack[0])
         path.parent.mkdir(parents=True)

@@ -4,17 +4,19 @@ import json
 import os
 
 import pytest
-from test_results import make_row
 
-from pvera import claims, results, runs
+from pvera import runs
+from pvera.rows import digests, store
+from pvera.sweeps import leases
+from tests.helpers.rows import make_row
 
 
 def put(root, adapter: str, task: str, seed: int, **changes):
     """A row in its place, with all that may lie beside it."""
     config = {"adapter": adapter, "task": task, "seed": seed}
-    row = make_row(config=config, digest=results.digest(config), adapter=adapter, task=task, seed=seed, **changes)
-    path = results.path(root, "tiny", adapter, task, seed, row.digest)
-    results.write(path, row)
+    row = make_row(config=config, digest=digests.digest(config), adapter=adapter, task=task, seed=seed, **changes)
+    path = digests.path(root, "tiny", adapter, task, seed, row.digest)
+    store.write(path, row)
     for name in (f"{path.stem}.npz", f"{path.stem}.safetensors", f"{path.stem}.csv", f"uncertainty-{path.stem}.json"):
         (path.parent / name).write_bytes(b"x" * 1000)
     return path
@@ -118,9 +120,9 @@ def test_failed_runs_are_listed_with_the_reason(folder, capsys):
 
 def test_who_works_on_what_is_listed(folder, capsys):
     assert listed(capsys, folder, "--claims") == [f"0 of 0 runs in work below {folder}"]
-    row = results.path(folder, "tiny", "lora", "svhn", 12, "0123abcd" * 8)
-    dead = lease(results.path(folder, "tiny", "vera", "dtd", 1, "0123abcd" * 8), pid=2**22 + 1, **here())
-    with claims.hold([row]):
+    row = digests.path(folder, "tiny", "lora", "svhn", 12, "0123abcd" * 8)
+    dead = lease(digests.path(folder, "tiny", "vera", "dtd", 1, "0123abcd" * 8), pid=2**22 + 1, **here())
+    with leases.hold([row]):
         heading, first, second, last = listed(capsys, folder, "--claims")
         assert heading.split() == ["task", "adapter", "backbone", "seed", "host", "process", "since", "state", "path"]
         assert first.split()[:4] == ["svhn", "lora", "tiny", "12"] and first.split()[5] == str(os.getpid())
@@ -132,7 +134,7 @@ def test_who_works_on_what_is_listed(folder, capsys):
 
 def here() -> dict[str, str]:
     """What a lease of this machine says of its place, of a process that never was."""
-    return {"space": claims._space() or pytest.skip("needs Linux's /proc"), "started": "1"}
+    return {"space": leases._space() or pytest.skip("needs Linux's /proc"), "started": "1"}
 
 
 def lease(row, **changes):

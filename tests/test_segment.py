@@ -2,7 +2,6 @@
 
 import json
 
-import models
 import numpy as np
 import pytest
 import torch
@@ -15,8 +14,9 @@ from data import segmentation
 from pvera import segment
 from pvera.config import Protocol, Trainer
 from pvera.errors import UserError
-from pvera.segmenter import SegmentationLearner, Segmenter, build, evaluate
-from pvera.train import Data, train_epoch
+from pvera.models.segmenter import SegmentationLearner, Segmenter, build, evaluate
+from pvera.training.loop import Data, train_epoch
+from tests.helpers import models
 
 SETTINGS = ["backbone=test_vit", "image_size=32", "trainer.epochs=2", "device=cpu", "adapter.lr=1e-2", "trainer.head_lr=1e-2"]
 

@@ -23,8 +23,8 @@ from adapters.base import LINEAR_TARGETS, Adapter, LowRank
 from adapters.inject import edit_at
 from pvera.errors import UserError
 from pvera.exchange.methods import METHODS, WITHOUT_EFFECT, Method
-from pvera.exchange.names import LAYOUTS, Place
-from pvera.model import Classifier
+from pvera.models.classifier import Classifier
+from pvera.models.layouts import LAYOUTS, Place
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 HEADS = tuple(sorted({layout.head for layout in LAYOUTS.values()}))

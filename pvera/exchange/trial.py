@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from pvera import resources
 from pvera.config import Run
 from pvera.errors import UserError
 from pvera.exchange.read import read
-from pvera.model import Classifier
+from pvera.models import resources
+from pvera.models.classifier import Classifier
 from pvera.overrides import compose_run
-from pvera.train import Data
-from pvera.trial import frozen_backbone, learner
+from pvera.training.loop import Data
+from pvera.training.trial import frozen_backbone, learner
 
 
 def run_of(folder: Path, overrides: list[str]) -> Run:

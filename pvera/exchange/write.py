@@ -19,8 +19,8 @@ from adapters.base import Adapter, LowRank
 from adapters.inject import PATHS, edit_at
 from pvera.errors import UserError
 from pvera.exchange.methods import METHODS, Method
-from pvera.exchange.names import LAYOUTS, Layout
-from pvera.model import Classifier
+from pvera.models.classifier import Classifier
+from pvera.models.layouts import LAYOUTS, Layout
 
 #: What a branch has that is not adapted, by our part's name: its frozen weight (d_out, d_in) to the neutral vector (d_out,).
 _NEUTRAL = {

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvera import results
+from pvera import storage
 from pvera.errors import UserError
 from pvera.loggers.base import Logger, label
+from pvera.rows.row import Row
 
 if TYPE_CHECKING:
     from pvera.config import Run
@@ -43,7 +44,7 @@ class Csv(Logger):
         """Puts these lines, and a header with what columns they have and these, in the file's place, and opens it to append."""
         self._close()
         self._columns = list(dict.fromkeys([*(lines[0] if lines else ()), *columns]))
-        results.write_atomically(self._path, (",".join(self._columns) + "\n" + _text(lines, self._columns)).encode())
+        storage.write_atomically(self._path, (",".join(self._columns) + "\n" + _text(lines, self._columns)).encode())
         self._file = self._path.open("a", encoding="utf-8", newline="")
 
     def _finish(self, row: dict[str, Any] | None) -> None:
@@ -67,7 +68,7 @@ def read(path: Path) -> list[dict[str, str]]:
         raise UserError(f"{path} is not a log of epochs: {' '.join(str(error).split())}") from None
 
 
-def of_chosen(path: Path, row: results.Row) -> list[dict[str, str]]:
+def of_chosen(path: Path, row: Row) -> list[dict[str, str]]:
     """The lines of the grid point that was chosen, of the .csv at `path`; a point that was alone has no name."""
     return [line for line in read(path) if line.get("point") in (label(row.chosen), "")]
 

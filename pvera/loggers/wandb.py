@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pvera import results
 from pvera.errors import UserError
 from pvera.loggers.base import Logger
+from pvera.rows import digests, store
 
 if TYPE_CHECKING:
     from pvera.config import Run
@@ -46,7 +46,7 @@ class Wandb(Logger):
         folder = Path(self.dir).absolute()
         folder.mkdir(parents=True, exist_ok=True)  # wandb would quietly use the temporary folder instead
         settings = run.settings()
-        self._path, self._id, self._last = path, results.digest(settings)[:16], 0
+        self._path, self._id, self._last = path, digests.digest(settings)[:16], 0
         mode: Any = self.mode
         if mode == "auto":  # None leaves it to $WANDB_MODE, and without it to wandb, which goes online
             mode = None if "WANDB_MODE" in os.environ or has_key() else "offline"
@@ -98,9 +98,9 @@ def _charts(path: Path) -> dict[str, Any]:
     import numpy as np
     import wandb
 
-    from pvera.reliability import reliability
+    from pvera.metrics.reliability import reliability
 
-    probabilities, labels = results.load_probabilities(path)
+    probabilities, labels = store.load_probabilities(path)
     confidence, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
     bins = [[one["confidence"], one["accuracy"], round(len(labels) * one["share"])] for one in reliability(confidence, predicted == labels)]
     pairs, counts = np.unique(np.stack([labels, predicted], axis=1), axis=0, return_counts=True)

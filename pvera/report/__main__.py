@@ -7,8 +7,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pvera import results
-from pvera.errors import UserError
+from pvera import storage
+from pvera.errors import MISTAKES, UserError
+from pvera.rows import store
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,11 +24,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     folder = options.folder
     try:
-        files = results.read_files(folder)
+        files = store.read_files(folder)
         if not files:
             raise UserError(f"no rows in {folder}: files named seed=*.json below it are what runs leave, and there is none")
-        results.ensure_writable(folder)
-        from pvera.report import page, paper  # the libraries take a second to import
+        storage.ensure_writable(folder)
+        from pvera.plots import paper
+        from pvera.report import page  # the libraries take a second to import
 
         parts = page.parts(files, folder)
         title = ", ".join(sorted({row.experiment for row in files.values()}))
@@ -36,8 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
         taken: set[str] = set()
         for panel in tqdm(drawn, desc="figures", unit="figure", disable=None, leave=False):
             paper.save(panel, folder / "figures" / _stem(panel.key, taken))
-        results.write_atomically(folder / "report.html", text.encode())
-    except UserError as error:
+        storage.write_atomically(folder / "report.html", text.encode())
+    except MISTAKES as error:
         print(f"pvera: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -4,10 +4,10 @@ import json
 from collections import defaultdict
 from statistics import fmean, stdev
 
-from pvera.comparable import Comparable, brief, settings
-from pvera.render import HOLE, METRICS
-from pvera.report.charts import Chart, Panel, Series
-from pvera.results import Row
+from pvera.plots.charts import Chart, Panel, Series
+from pvera.rows.row import Row
+from pvera.tables.grouping import Comparable, brief, settings
+from pvera.tables.render import HOLE, METRICS
 
 SHOWN = ("val_acc", "test_acc", "test_ace")
 

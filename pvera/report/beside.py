@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from pvera import results
 from pvera.loggers import csv as log
-from pvera.reliability import BINS, reliability
-from pvera.report.charts import Chart, Panel, Series
-from pvera.results import Row
+from pvera.metrics.reliability import BINS, reliability
+from pvera.plots.charts import Chart, Panel, Series
+from pvera.rows import store
+from pvera.rows.row import Row
 
 CURVES = {
     "cross_entropy": "training cross entropy (nats)",
@@ -33,7 +33,7 @@ def diagrams(files: Files, index: dict[str, int]) -> Panel | None:
         return None
     found: dict[str, dict[str, list[tuple[np.ndarray, np.ndarray]]]] = defaultdict(lambda: defaultdict(list))
     for path, row in tqdm(there, desc="test probabilities", unit="run", disable=None, leave=False):
-        probabilities, labels = results.load_probabilities(path)
+        probabilities, labels = store.load_probabilities(path)
         found[row.adapter][row.task].append((probabilities.max(axis=1), probabilities.argmax(axis=1) == labels))
     tasks = list(dict.fromkeys(row.task for _, row in there))
     charts = []

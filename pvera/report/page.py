@@ -14,13 +14,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from data.tasks import TASKS
-from pvera import render, render_statistics, reported, statistics, table
-from pvera.comparable import Comparable, brief, columns, comparables, settings
-from pvera.render import METRICS, Section
-from pvera.report import beside, interactive, panels, uncertain
+from pvera.plots import interactive
+from pvera.plots.charts import Chart, HeatMap, Panel
+from pvera.report import beside, panels, uncertain
 from pvera.report.ablations import ablations
-from pvera.report.charts import Chart, HeatMap, Panel
-from pvera.results import Row
+from pvera.rows.row import Row
+from pvera.tables import published, render, render_statistics, section, statistics
+from pvera.tables.grouping import Comparable, brief, columns, comparables, settings
+from pvera.tables.render import METRICS, Section
 
 RUNS = ("val_acc", "test_acc", "test_ace", "test_ece", "test_nll", "test_brier")
 
@@ -68,7 +69,7 @@ def _part(found: Comparable, files: dict[Path, Row], folder: Path, index: dict[s
     several = len(found.tasks) > 1
     metrics = ["test_acc", "test_ace"] if several else ["test_acc"]
     figures = [statistics.of(found, metric) for metric in ("test_acc", "test_ace")]
-    sections = [table.section(found, metric) for metric in metrics]
+    sections = [section.section(found, metric) for metric in metrics]
     mine = beside.shown(files, found.shown)
     trade_offs = panels.trade_offs(found, index)
     against = [panel for one in figures if several and (panel := panels.differences(one))]
@@ -217,7 +218,7 @@ def render_page(title: str, shown: list[Part], folder: Path, with_reported: bool
         charts.append(interactive.figure(one))
         return len(charts) - 1
 
-    others = reported.sections(reported.read(), columns(set(TASKS), "test_acc")) if with_reported else []
+    others = published.sections(published.read(), columns(set(TASKS), "test_acc")) if with_reported else []
     uncertainty, tables = uncertainty_panels(folder)
     code = {"plotly": _plotly(), "page": _text("page.js")}
     policy = "; ".join(

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from data.tasks import TASKS
-from pvera.comparable import Comparable, by_seed
-from pvera.render import METRICS, Column
-from pvera.report.charts import Chart, HeatMap, Panel, Series
-from pvera.statistics import REFERENCE, Statistics
+from pvera.plots.charts import Chart, HeatMap, Panel, Series
+from pvera.tables.grouping import Comparable, by_seed
+from pvera.tables.render import METRICS, Column
+from pvera.tables.statistics import REFERENCE, Statistics
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pvera import render
 from pvera.errors import UserError
-from pvera.render import METRICS
-from pvera.report.charts import Chart, Panel, Series
+from pvera.plots.charts import Chart, Panel, Series
+from pvera.tables import render
+from pvera.tables.render import METRICS
 
 KINDS = {"mean": "mean mode", "sampled": "average of sampled passes"}
 NAMES = {"acc": "accuracy", "ace": "ACE", "ece": "ECE", "nll": "NLL", "brier": "Brier"}

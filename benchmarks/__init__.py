@@ -1,1 +1,0 @@
-"""What the harness costs, measured: `python -m benchmarks`. Timings live here and not in the tests."""

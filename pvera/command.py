@@ -1,0 +1,57 @@
+"""What all commands share: a user's mistake is one line and exit code 2, Ctrl-C is exit code 130."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from pvera import errors, loggers
+
+#: What a user's mistake raises: the project's errors, Hydra's for a wrong choice or override, OmegaConf's for a wrong key or type.
+MISTAKES = (*errors.MISTAKES, HydraException, OmegaConfBaseException)
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    body: Callable[[argparse.Namespace], int | None],
+    arguments: list[str] | None = None,
+    stopped: str = "stopped",
+) -> int:
+    """Parses the arguments and calls the body with them; returns the exit code of the command (the body's, or 0 for None).
+
+    A mistake is printed as one line (2), and Ctrl-C as `stopped` (130).
+    """
+    options = parser.parse_intermixed_args(arguments)
+    try:
+        return body(options) or 0
+    except MISTAKES as error:
+        print(f"pvera: {explain(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"pvera: {stopped}", file=sys.stderr)
+        return 130
+
+
+def explain(error: BaseException) -> str:
+    """A user's mistake in one line: what OmegaConf found wrong with a key or value, else the message without Hydra's search path."""
+    causes = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    for cause in reversed(causes):
+        if isinstance(cause, MissingConfigException) and (file := cause.missing_cfg_file or "").startswith("logger/"):
+            return f"{file.replace('/', '=')} is no choice; {loggers.THERE_ARE}"
+        if isinstance(cause, ConfigKeyError | ConfigAttributeError) and str(cause.full_key).rpartition(".")[0] == "logger":
+            return f"{cause.full_key} is no logger that was chosen; {loggers.THERE_ARE}"
+        if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):
+            return f"{cause.full_key} is no setting; there are {', '.join(sorted(map(str, cause.parent_node)))}"
+        if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+            return f"{cause.full_key}: {str(cause).splitlines()[0]}"
+    if absent := re.search(r"Could not find 'hydra/launcher/(joblib|ray|submitit)", str(error)):
+        return f"this launcher needs a package that is not installed: pip install -e '.[{'ray' if absent[1] == 'ray' else 'cluster'}]'"
+    return " ".join(str(error).split("Config search path")[0].split())

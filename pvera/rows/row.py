@@ -1,0 +1,59 @@
+"""One JSON file per run: what was asked for, what came out, and what made it. The files are the truth; tables and W&B are views."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pvera.rows import migrations
+
+SCHEMA_VERSION = migrations.CURRENT
+
+
+@dataclass
+class Row:
+    """One run: a backbone, task, source, protocol, adapter and seed, with the adapter's whole grid.
+
+    Losses are in nats, accuracies and calibration errors in [0, 1], `seconds` is wall time, `peak_memory` bytes, `finished` UTC in
+    ISO 8601. The test metrics are those of the chosen grid point only (see pvera.metrics.calibration.metrics).
+    """
+
+    schema_version: int
+    config: dict[str, Any]  # every setting that changes the numbers, and no other
+    digest: str  # digest(config)
+    experiment: str
+    task: str
+    group: str
+    adapter: str
+    backbone: str
+    backbone_description: str
+    source: str
+    protocol: str
+    seed: int
+    image_size: int
+    precision: str
+    adapter_params: int
+    head_params: int
+    grid: list[dict[str, Any]]  # {point, val_loss, val_acc, best_epoch, epochs} each; a loss that diverged is null
+    chosen: dict[str, Any]  # the point of the grid with the lowest validation loss
+    val_loss: float
+    val_acc: float
+    test_acc: float
+    test_ace: float
+    test_ece: float
+    test_nll: float
+    test_brier: float
+    best_epoch: int
+    n_train: int
+    n_val: int
+    n_test: int
+    limited: bool
+    limited_reasons: list[str]
+    first_loss: float  # validation loss of the chosen point before training
+    seconds: float
+    peak_memory: int
+    git_commit: str | None
+    git_dirty: bool
+    versions: dict[str, str]
+    device: str
+    data: dict[str, Any]  # source, versions (of the data and of what decoded it), and the checksums of each split's membership and images
+    finished: str
+    events: list[str] = field(default_factory=list)  # what happened on the way that may have touched the numbers, in words

@@ -1,0 +1,56 @@
+"""What is measured: runs as the harness makes them, on random images. The weights are random too, which changes no speed."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from pvera.config import Run
+from pvera.models import resources
+from pvera.overrides import compose_run
+from pvera.training import loop
+from pvera.training.trial import frozen_backbone, learner
+
+BATCH = 16
+
+
+@dataclass
+class Subject:
+    """Runs of one adapter on one backbone: a learner for every seed and grid point, and images to train on."""
+
+    adapter: str = "pvera"
+    backbone: str = "dinov2_vits14"
+    size: int = 224
+    precision: str = "fp32"
+    points: int = 3
+    seeds: int = 1
+    overrides: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.device = resources.device("auto")
+        resources.keep_freed_memory()
+        self.run = self._run()
+        self.frozen: nn.Module = frozen_backbone(self.run, self.device)
+        adapters = [adapter for _, adapter in self.run.adapter.points()]
+        assert self.points <= len(adapters)
+        self.learners = [learner(self.run, adapters[point], self.frozen) for _ in range(self.seeds) for point in range(self.points)]
+
+    def _run(self) -> Run:
+        settings = ["task=dsprites_loc", f"adapter={self.adapter}", f"backbone={self.backbone}", "backbone.weights=random"]
+        settings += [f"image_size={self.size}", f"precision={self.precision}", f"trainer.batch_size={BATCH}", *self.overrides]
+        return compose_run(settings)
+
+    def data(self, images: int) -> loop.Data:
+        """Random images and labels."""
+        generator = torch.Generator().manual_seed(0)
+        shape = (images, self.size, self.size, 3)
+        pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        return loop.Data(pixels, torch.randint(0, self.run.task.classes, (images,), generator=generator), self.device)
+
+    def prepared(self, images: int) -> loop.Data:
+        """The same, with the frozen work done, as `loop.fit` does it before the first epoch."""
+        return loop.frozen_work_done(self.learners[0].model, self.data(images))
+
+    def epoch(self, data: loop.Data, pack: int | None = None) -> None:
+        """Trains every learner on the data once, at most `pack` in one pass."""
+        loop.Packing(pack or len(self.learners)).epoch(self.learners, data, lambda _: None)

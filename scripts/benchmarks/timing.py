@@ -1,0 +1,63 @@
+"""Alternating measurement, so that what else a machine does meets all sides alike, and what the machine is."""
+
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pvera.models import precision
+
+
+@dataclass
+class Times:
+    """Seconds of several repetitions of one thing."""
+
+    seconds: list[float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    def rate(self, amount: float) -> float:
+        """Amount per second, at the median."""
+        return amount / self.median
+
+    def spread(self, amount: float) -> str:
+        """The slowest and the fastest repetition, as rates."""
+        return f"{amount / max(self.seconds):.3g} to {amount / min(self.seconds):.3g}"
+
+
+def alternate(sides: dict[str, Callable[[], object]], repetitions: int = 5) -> dict[str, Times]:
+    """Times every side once a round, in turn, after one round that does not count."""
+    found: dict[str, list[float]] = {name: [] for name in sides}
+    for repetition in range(repetitions + 1):
+        for name, side in sides.items():
+            synchronize()
+            start = time.perf_counter()
+            side()
+            synchronize()
+            if repetition:
+                found[name].append(time.perf_counter() - start)
+    return {name: Times(seconds) for name, seconds in found.items()}
+
+
+def synchronize() -> None:
+    """Waits for the GPU, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def machine() -> str:
+    """The processor or GPU, its threads, and torch's version, in one line."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    cpuinfo = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    bf16 = "with" if precision.has_bf16("cpu") else "without"
+    name = model.group(1) if model else platform.processor() or platform.machine()
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()}, {bf16} bf16), {torch.get_num_threads()} threads, torch {torch.__version__}"

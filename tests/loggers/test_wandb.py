@@ -1,0 +1,249 @@
+"""logger=wandb: what W&B is told, read back from its own file; where it goes; what happens to a run that starts again."""
+
+import json
+import struct
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import initialize_config_module
+
+from pvera import loggers
+from pvera.config import register
+from pvera.errors import UserError
+from pvera.loggers import Wandb
+from pvera.loggers.wandb import has_key
+from pvera.metrics.calibration import metrics
+from pvera.rows import digests, store
+from pvera.sweeps.execute import row_path
+from tests.helpers.watched import GRID, LABELS, PROBABILITIES, epochs, figures, make, whole
+
+KINDS = ("run", "history", "summary", "metric", "artifact", "exit")
+
+
+@pytest.fixture(autouse=True)
+def hydra():
+    register()
+    with initialize_config_module("configs", version_base="1.3"):
+        yield
+
+
+def records(file: Path):
+    """The records of a .wandb file: 7 bytes of header, then LevelDB's log format (32 KiB blocks of checksummed fragments)."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data = file.read_bytes()
+    assert data[:4] == b":W&B"
+    at, parts = 7, b""
+    while at < len(data):
+        if (left := -at % 32768) and left < 7:  # the end of a block is padded where no fragment header fits
+            at += left
+            continue
+        checksum, length, kind = struct.unpack_from("<IHB", data, at)
+        fragment = data[at + 7 : at + 7 + length]
+        assert zlib.crc32(bytes([kind]) + fragment) == checksum
+        at += 7 + length
+        parts = parts + fragment if kind in (3, 4) else fragment  # 1 full, 2 first, 3 middle, 4 last
+        if kind in (1, 4):
+            yield Record.FromString(parts)
+
+
+def read(file: Path) -> dict[str, list]:
+    """All records by kind, once the last is in: W&B's service flushes the file some milliseconds after `finish` has returned."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        found = list(records(file)) if file.stat().st_size > 7 else []
+        if found and found[-1].WhichOneof("record_type") == "exit":
+            return {kind: [getattr(record, kind) for record in found if record.WhichOneof("record_type") == kind] for kind in KINDS}
+        time.sleep(0.02)
+    raise AssertionError(f"{file} never got its exit record")
+
+
+def items(entries) -> dict:
+    return {entry.key or "/".join(entry.nested_key): json.loads(entry.value_json) for entry in entries}
+
+
+def history(found: dict[str, list]) -> list[dict]:
+    """What was logged, by step, without W&B's own times."""
+    steps = [items(record.item) for record in found["history"]]
+    return [{key: value for key, value in step.items() if key == "_step" or not key.startswith("_")} for step in steps]
+
+
+def only(folder: Path) -> Path:
+    """The one offline run's folder."""
+    [found] = (folder / "wandb").glob("offline-run-*")
+    return found
+
+
+def test_an_offline_run_read_back_from_its_own_file(tmp_path, monkeypatch, no_key, capfd):
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    run = make("wandb", tmp_path / "results")
+    path, row = whole(run, 1, 2, 3)
+    assert not list((tmp_path / "cwd").iterdir())  # nothing beside the user's work
+
+    folder = only(tmp_path / "results")
+    out, err = capfd.readouterr()
+    assert out == f"logged offline; to send it: wandb sync {folder}\n" and err == ""
+
+    run_id = row["digest"][:16]
+    found = read(folder / f"run-{run_id}.wandb")
+    told = found["run"][0]
+    assert (told.run_id, told.project, told.run_group, told.job_type) == (run_id, "pvera", "demo", "pvera")
+    assert list(told.tags) == ["dsprites_loc", "structured", "test_vit", "corrected"]
+    assert told.display_name == f"pvera dsprites_loc {path.stem}"
+    config = items(told.config.update)
+    assert {key: config[key] for key in run.settings()} == json.loads(json.dumps(run.settings()))
+
+    steps = history(found)
+    assert steps[:3] == [{"_step": epoch, **figures(epoch, 0)} for epoch in (1, 2, 3)]
+    summary: dict = {}
+    for record in found["summary"]:
+        summary |= items(record.update)
+    for key in ("test_acc", "test_ace", "test_ece", "test_nll", "test_brier", "adapter_params", "head_params", "limited"):
+        assert summary[key] == row[key]
+    assert summary["val_loss"] == 0.25  # the chosen one, not the last epoch's
+    assert summary["chosen"] == {"lr": 1e-2} and "task" not in summary
+    assert [end.exit_code for end in found["exit"]] == [0]
+
+
+def test_metrics_are_drawn_by_epoch_and_summarised_by_their_best(tmp_path, no_key):
+    _, row = whole(make("wandb", tmp_path), 1)
+    metrics = {record.name or record.glob_name: record for record in read(only(tmp_path) / f"run-{row['digest'][:16]}.wandb")["metric"]}
+    assert metrics["*"].step_metric == metrics["val_loss*"].step_metric == "epoch"
+    assert metrics["val_loss*"].summary.min and metrics["val_acc*"].summary.max
+    assert metrics["epoch"].options.hidden
+
+
+def test_the_points_of_an_epoch_are_one_step_with_a_name_for_each(tmp_path, no_key):
+    _, row = whole(make("wandb", tmp_path, GRID), 1, 2)
+    steps = history(read(only(tmp_path) / f"run-{row['digest'][:16]}.wandb"))
+    for epoch, step in zip((1, 2), steps, strict=False):
+        expected = {f"{name}/lr={lr}": value for point, lr in enumerate((0.01, 0.001)) for name, value in figures(epoch, point).items()}
+        assert step == {"_step": epoch, "epoch": epoch} | {key: value for key, value in expected.items() if not key.startswith("epoch")}
+
+
+def test_charts_of_the_test_are_those_of_the_probabilities(tmp_path, no_key):
+    _, row = whole(make("wandb", tmp_path), 1)
+    folder = only(tmp_path)
+    last = history(read(folder / f"run-{row['digest'][:16]}.wandb"))[-1]
+    tables = {name: json.loads((folder / "files" / last[f"test/{name}_table/path"]).read_text()) for name in ("reliability", "confusion")}
+    assert sorted(map(tuple, tables["confusion"]["data"])) == [("0", "0", 1), ("1", "0", 1), ("1", "1", 1), ("2", "2", 1)]
+    bins = np.array(tables["reliability"]["data"])
+    assert bins == pytest.approx(np.array([[0.7, 1, 1], [0.8, 0, 1], [0.9, 1, 1], [0.95, 1, 1]]), abs=1e-6)
+    share, gap = bins[:, 2] / bins[:, 2].sum(), np.abs(bins[:, 1] - bins[:, 0])
+    assert share @ gap == pytest.approx(metrics(torch.from_numpy(PROBABILITIES), torch.from_numpy(LABELS))["ece"], abs=1e-6)
+    assert tables["reliability"]["columns"] == ["confidence", "accuracy", "images"]
+
+
+def test_row_and_checkpoint_are_an_artifact(tmp_path, no_key):
+    path, row = whole(make("wandb", tmp_path), 1)
+    [artifact] = [one for one in read(only(tmp_path) / f"run-{row['digest'][:16]}.wandb")["artifact"] if one.type == "run"]
+    assert artifact.name == f"run-{row['digest'][:16]}"
+    files = {entry.path: (entry.local_path, entry.size) for entry in artifact.manifest.contents}
+    assert files == {file.name: (str(file), file.stat().st_size) for file in (path, path.with_suffix(".safetensors"))}
+
+
+def test_a_run_that_was_stopped_and_one_that_starts_again_are_the_same_run(tmp_path, no_key):
+    stopped = make("wandb", tmp_path)
+    loggers.start(stopped, row_path(stopped))
+    epochs(stopped, 1, 2)
+    loggers.finish(stopped, None)
+    again = make("wandb", tmp_path, f"logger.wandb.dir={tmp_path / 'again'}")  # W&B names its folders by the second
+    _, row = whole(again, 1, 2, 3)
+    files = [read(only(folder) / f"run-{row['digest'][:16]}.wandb") for folder in (tmp_path, tmp_path / "again")]  # of one name
+    assert [found["exit"][0].exit_code for found in files] == [1, 0]
+    for found in files:  # the steps it repeats have the numbers that they had, so that W&B keeps one of each
+        assert [step["_step"] for step in history(found)][:2] == [1, 2]
+
+
+def test_another_seed_is_another_run(tmp_path):
+    ids = {digests.digest(make("wandb", tmp_path, f"seed={seed}").settings())[:16] for seed in (0, 1)}
+    assert len(ids) == 2
+
+
+def test_runs_of_one_process_are_kept_apart(tmp_path, no_key):
+    """Two runs open at once, as the seeds of a pack: the one that fails does not become the other."""
+    first, second = make("wandb", tmp_path), make("wandb", tmp_path, "seed=1")
+    for run in (first, second):
+        loggers.start(run, row_path(run))
+    epochs(first, 1)
+    epochs(second, 1, 2)
+    loggers.finish(first, None)
+    epochs(second, 3)
+    loggers.finish(second, None)
+    for run, told in ((first, [1]), (second, [1, 2, 3])):
+        [file] = (tmp_path / "wandb").glob(f"offline-run-*/run-{digests.digest(run.settings())[:16]}.wandb")
+        assert [step["epoch"] for step in history(read(file))] == told
+
+
+def test_a_row_is_kept_when_wandb_cannot_even_start(tmp_path, no_key, capsys):
+    (tmp_path / "file").write_text("")
+    path, row = whole(make("wandb", tmp_path, f"logger.wandb.dir={tmp_path / 'file' / 'below'}"), 1)
+    assert vars(store.read(path)) == row
+    assert capsys.readouterr().err.count("warning: Wandb logging of this run stopped") == 1
+
+
+def test_a_chart_that_cannot_be_made_is_one_warning_and_the_row_is_kept(tmp_path, no_key, capsys):
+    run = make("wandb", tmp_path)
+    loggers.start(run, row_path(run))
+    epochs(run, 1)
+    loggers.finish(run, {"test_acc": 0.5, "chosen": {}})  # there are no probabilities
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_run_that_ended_before_its_start_leaves_nothing_to_say(tmp_path, capfd):
+    Wandb(dir=str(tmp_path)).finish(None)
+    assert capfd.readouterr() == ("", "") and not list(tmp_path.iterdir())
+
+
+def test_has_key(no_key, monkeypatch):
+    assert not has_key()
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    assert has_key()
+    monkeypatch.delenv("WANDB_API_KEY")
+
+    (no_key / ".netrc").write_text("machine other.example login user password secret\n")
+    assert not has_key()
+    (no_key / ".netrc").write_text("machine api.wandb.ai login user password secret\n")
+    assert has_key()
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example")
+    assert not has_key()
+    monkeypatch.delenv("WANDB_BASE_URL")
+
+    (no_key / ".netrc").write_text("broken\n")
+    assert not has_key()
+    (no_key / "elsewhere").write_text("machine api.wandb.ai login user password secret\n")
+    monkeypatch.setenv("NETRC", str(no_key / "elsewhere"))
+    assert has_key()
+
+
+def test_the_mode_asked_of_wandb(no_key, monkeypatch, tmp_path):
+    """Online, and resumed there, only with a key; $WANDB_MODE wins over both. wandb.init is replaced, so nothing goes online."""
+    import wandb
+
+    asked = []
+
+    def init(**arguments):
+        asked.append((arguments["mode"], arguments["resume"]))
+        raise RuntimeError
+
+    monkeypatch.setattr(wandb, "init", init)
+
+    def mode(*words):
+        run = make("wandb", tmp_path, *words)
+        loggers.start(run, row_path(run))
+        return asked.pop()
+
+    assert mode() == ("offline", None)
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    assert mode() == (None, "allow") and mode("logger.wandb.mode=offline") == ("offline", None)
+    monkeypatch.delenv("WANDB_API_KEY")
+    for setting, resume in {"disabled": None, "offline": None, "online": "allow"}.items():
+        monkeypatch.setenv("WANDB_MODE", setting)
+        assert mode() == (None, resume)
+    with pytest.raises(UserError, match="logger.wandb.mode must be auto or offline, found 'online'"):
+        make("wandb", tmp_path, "logger.wandb.mode=online")

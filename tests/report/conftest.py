@@ -1,0 +1,3 @@
+from tests.helpers.page import made
+
+__all__ = ["made"]

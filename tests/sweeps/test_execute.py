@@ -1,0 +1,296 @@
+"""A whole run on real digits with a tiny backbone: its row, its files, its repetition, its errors."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose
+from safetensors import safe_open
+
+from pvera import evaluate, table
+from pvera.config import to_runs
+from pvera.metrics.calibration import metrics
+from pvera.rows import digests, store
+from pvera.rows.row import Row
+from pvera.sweeps.execute import execute, row_path
+
+TINY = ["task=extra/digits", "backbone=test_vit", "trainer=smoke", "trainer.epochs=1", "image_size=32", "source.test_limit=50"]
+TIMES = ("seconds", "peak_memory", "finished")
+torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("hydra")
+
+
+def make(*overrides: str):
+    return to_runs(compose("config", overrides=[*TINY, *overrides]))[0]
+
+
+def command(*words: str, module: str = "pvera") -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", module, *words], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300
+    )
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """One PVeRA run over two grid points under `corrected`."""
+    run = make("adapter=pvera", "adapter.rank=8", "adapter.grid=[{lr:1e-2},{lr:1e-3}]", f"results={tmp_path_factory.mktemp('done')}")
+    return run, execute([run])[0]
+
+
+def test_the_row_has_everything_and_its_figures_are_those_of_the_files(done):
+    run, (_, new) = done[0], (done[1].path, done[1].new)
+    assert new
+    row = store.read(done[1].path)
+    assert (row.adapter, row.task, row.backbone, row.source, row.protocol) == ("pvera", "digits", "test_vit", "offline", "corrected")
+    assert row.digest == digests.digest(run.settings())
+    assert [entry["point"] for entry in row.grid] == [{"lr": 1e-2}, {"lr": 1e-3}]
+    best = min(row.grid, key=lambda entry: entry["val_loss"])
+    assert (row.chosen, row.val_loss, row.best_epoch) == (best["point"], best["val_loss"], best["best_epoch"])
+    assert (row.n_train, row.n_val, row.n_test) == (1000, 200, 50)
+    assert row.limited
+    assert any("50" in reason for reason in row.limited_reasons)
+    assert row.seconds > 0
+    assert row.peak_memory > 10**7
+    assert row.head_params == 10 * 64 + 10
+    probabilities, labels = store.load_probabilities(done[1].path.with_suffix(".npz"))
+    again = metrics(torch.from_numpy(probabilities), torch.from_numpy(labels))
+    assert again == {name: pytest.approx(getattr(row, f"test_{name}"), abs=1e-7) for name in again}
+
+
+def test_a_finished_run_is_skipped(done):
+    run, first = done
+    before = first.path.stat().st_mtime_ns
+    [again] = execute([run])
+    assert (again.path, again.new) == (first.path, False)
+    assert first.path.stat().st_mtime_ns == before
+
+
+def test_a_checkpoint_rebuilds_the_model_and_its_test_figures(done, capsys):
+    _, first = done
+    checkpoint = first.path.with_suffix(".safetensors")
+    with safe_open(checkpoint, framework="pt") as file:
+        assert all(".edit." in name or name.startswith("head.") for name in file.keys())  # noqa: SIM118
+    assert evaluate.main([str(checkpoint)]) == 0
+    for line in capsys.readouterr().out.splitlines():
+        _, now, *_, then = line.split()
+        assert float(now) == pytest.approx(float(then), abs=1e-6)
+
+
+def test_the_command_that_checks_a_cell_runs_by_itself(done):
+    tested = command(str(done[1].path.with_suffix(".safetensors")), module="pvera.evaluate")
+    assert tested.returncode == 0, tested.stderr
+    assert tested.stdout.startswith("test_acc")
+
+
+@pytest.mark.parametrize("content", [b"\x80\x04pickle", b"", b"{}"])
+def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path, capsys, content):
+    path = tmp_path / "seed=0.safetensors"
+    path.write_bytes(content)
+    assert evaluate.main([str(path)]) == 2
+    assert "is not a safetensors file" in (said := capsys.readouterr().err)
+    assert said.count("\n") == 1
+
+
+def test_a_checkpoint_of_another_backbone_is_refused(done, tmp_path, capsys, monkeypatch):
+    from pvera.models.backbones import Backbone
+
+    monkeypatch.setattr(Backbone, "weights_sha256", lambda self: "f" * 64)
+    assert evaluate.main([str(done[1].path.with_suffix(".safetensors"))]) == 2
+    assert "is of another backbone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("adapter", ["linear_probe", "bottleneck", "adaptformer", "ia3", "lora", "dora", "vera", "pvera"])
+def test_every_adapter_leaves_a_row_under_released(adapter, tmp_path):
+    run = make(f"adapter={adapter}", "protocol=released", f"results={tmp_path}", *one_point(adapter))
+    row = store.read(execute([run])[0].path)
+    assert row.n_train == 800
+    assert row.protocol == "released"
+    assert 0 <= row.test_acc <= 1
+
+
+def one_point(adapter: str) -> list[str]:
+    values = {"bottleneck": ["reduction=8"], "adaptformer": ["reduction=8"], "lora": ["rank=4"], "dora": ["rank=4"]}
+    values |= {name: ["lr=1e-3", "rank=8"] for name in ("vera", "pvera")}
+    return [f"adapter.{value}" for value in values.get(adapter, [])]
+
+
+def test_two_runs_with_the_same_seed_give_equal_rows(tmp_path):
+    def row(folder):
+        run = make("adapter=pvera", "adapter.rank=8", "adapter.lr=1e-2", f"results={tmp_path / folder}")
+        return asdict(store.read(execute([run])[0].path))
+
+    first, second = row("a"), row("b")
+    assert {k: v for k, v in first.items() if k not in TIMES} == {k: v for k, v in second.items() if k not in TIMES}
+
+
+def test_another_seed_gives_another_row(tmp_path):
+    def accuracy(seed):
+        [done] = execute([make("adapter=linear_probe", f"seed={seed}", f"results={tmp_path}")])
+        return store.load_probabilities(done.path.with_suffix(".npz"))[0]
+
+    assert not np.array_equal(accuracy(0), accuracy(1))
+    assert len(store.read_all(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("protocol", ["corrected", "released"])
+def test_seeds_in_one_pack_leave_the_rows_of_runs_alone(tmp_path, protocol):
+    words = [*TINY, "adapter=pvera", "adapter.rank=8", "adapter.grid=[{lr:1e-2},{lr:1e-3}]", f"protocol={protocol}", "trainer.epochs=2"]
+
+    def rows(folder: str, *seeds: str):
+        for seed in seeds:
+            execute(to_runs(compose("config", overrides=[*words, f"seed={seed}", f"results={tmp_path / folder}"])))
+        return sorted(store.read_all(tmp_path / folder), key=lambda row: row.seed)
+
+    packed, alone = rows("packed", "[0,1]"), rows("alone", "0", "1")
+    assert [row.digest for row in packed] == [row.digest for row in alone]
+    for one, other in zip(packed, alone, strict=True):
+        for mine, theirs in zip(one.grid, other.grid, strict=True):
+            assert mine == theirs | {
+                "val_loss": pytest.approx(theirs["val_loss"], abs=1e-4),
+                "val_acc": pytest.approx(theirs["val_acc"], abs=0.01),
+            }
+        assert one.test_nll == pytest.approx(other.test_nll, abs=1e-3)
+
+
+def test_a_pack_trains_only_the_seeds_without_a_row(tmp_path):
+    words = [*TINY, "adapter=ia3", f"results={tmp_path}"]
+    [first] = execute(to_runs(compose("config", overrides=[*words, "seed=1"])))
+    again = execute(to_runs(compose("config", overrides=[*words, "seed=[0,1,2]"])))
+    assert [done.new for done in again] == [True, False, True]
+    assert again[1].path == first.path
+
+
+def test_a_point_that_diverges_is_never_chosen_and_the_others_go_on(tmp_path):
+    grid = "adapter.grid=[{lr:1e30},{lr:1e-3}]"
+    row = store.read(execute([make("adapter=lora", "adapter.rank=4", "adapter.lr=null", grid, f"results={tmp_path}")])[0].path)
+    assert row.chosen == {"lr": 1e-3}
+    assert [entry["val_loss"] is None for entry in row.grid] == [True, False]
+
+
+def test_a_killed_and_repeated_sweep_gives_the_same_table(tmp_path):
+    words = ["-m", *TINY, "adapter=linear_probe,ia3", "seed=0,1"]
+    whole = command(*words, f"results={tmp_path / 'whole'}")
+    assert (whole.returncode, whole.stderr) == (0, "")  # no terminal: neither bars nor how it stands
+    assert "4 runs: 0 done before, 4 to do" in whole.stdout
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "pvera", *words, f"results={tmp_path / 'killed'}"],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert killed.stdout is not None
+    for line in killed.stdout:
+        if line.startswith("[2/4]"):
+            killed.kill()
+            break
+    killed.wait()
+    again = command(*words, f"results={tmp_path / 'killed'}")
+    assert again.returncode == 0, again.stderr
+    assert "4 runs: 2 done before, 2 to do" in again.stdout
+    accuracies = [{(row.adapter, row.seed): row.test_nll for row in store.read_all(tmp_path / folder)} for folder in ("whole", "killed")]
+    assert accuracies[0] == accuracies[1]
+    assert len(accuracies[0]) == 4
+    shown = []
+    for folder in ("whole", "killed"):
+        assert table.main([str(tmp_path / folder), "--allow-limited", "--allow-dirty"]) == 0
+        shown.append([line.split("|")[:-2] for line in (tmp_path / folder / "table.md").read_text().splitlines()])  # without seconds
+    assert shown[0] == shown[1]
+
+
+def test_one_failing_run_does_not_stop_a_sweep(tmp_path):
+    # head_lr=1e30 overflows in the first step of the first run
+    done = command("-m", *TINY, "adapter=linear_probe", "trainer.head_lr=1e30,1e-3", f"results={tmp_path}")
+    assert done.returncode == 1
+    assert "is not finite in epoch 1" in done.stderr
+    assert "1 of 2 runs failed" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(store.read_all(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["adapter=nope"], "Available options in 'adapter': adaptformer"),
+        (["adapter=bottleneck", "adapter.reduction=65"], "adapter.reduction must be at most the backbone's width 64, found 65"),
+        (["adapter=lora", "adapter.rank=0"], "adapter.rank must be"),
+        (["adapter=lora", "adapter.layers=[99]"], "block"),
+        (["image_size=33"], "image_size must be a multiple of"),
+        (["source=folder"], "source.root=DIR"),
+        (["source=folder", "task=cifar100", "source.root=nowhere"], "nowhere"),
+        (["source=tfds", "task=cifar100", "source.root=nowhere"], "python -m data.prepare"),
+        (["task=cifar100"], "source=offline holds"),
+        (["backbone.checkpoint=nowhere.safetensors"], "nowhere.safetensors"),
+        (["results=/proc/nowhere"], "/proc/nowhere"),
+        (["device=cuda"], "device=cuda"),
+    ],
+)
+def test_bad_input_is_one_line_before_any_work(tmp_path, words, said):
+    if words == ["device=cuda"] and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    given = [word for word in TINY if word.split("=")[0] not in {w.split("=")[0] for w in words}]
+    if "source=folder" in words or "source=tfds" in words:
+        given = [word for word in given if not word.startswith("source.")]
+    done = command(*given, f"results={tmp_path / 'rows'}", *words)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert not results_exist(tmp_path)
+
+
+def results_exist(folder: Path) -> bool:
+    return any(path.is_file() for path in folder.rglob("*"))
+
+
+@pytest.mark.data
+def test_the_caltech_cut_trains_from_its_folder_and_is_marked(shared, tmp_path):
+    words = ["task=caltech101", "source=folder", f"source.root={shared / 'data'}", "source.sizes=any", "adapter=linear_probe"]
+    words += ["backbone=test_vit", "trainer.epochs=1", "image_size=32", f"results={tmp_path}"]
+    row = store.read(execute(to_runs(compose("config", overrides=words)))[0].path)
+    assert (row.n_train, row.n_val, row.n_test) == (1000, 200, 1000)
+    assert row.limited
+    assert "test has 1000 images instead of 6084" in "; ".join(row.limited_reasons)
+    assert row.val_loss < row.first_loss
+
+
+def test_a_sweep_is_checked_whole_before_its_first_run(tmp_path):
+    done = command("-m", *TINY, "adapter=lora", "adapter.rank=4,0", f"results={tmp_path}")
+    assert done.returncode == 2
+    assert done.stderr == "pvera: adapter.rank must be a whole number above 0, found 0\n"
+    assert not results_exist(tmp_path)
+
+
+def test_help_and_config_need_no_torch():
+    code = """
+import sys
+sys.argv = ["pvera", {!r}]
+from pvera.__main__ import main
+try:
+    main()
+except SystemExit:
+    pass
+print("torch" in sys.modules)
+"""
+    for flag in ("--help", "--cfg=job"):
+        done = subprocess.run([sys.executable, "-c", code.format(flag)], capture_output=True, text=True)
+        assert done.stdout.endswith("False\n"), done.stderr
+
+
+def test_a_shortened_run_says_so_by_itself():
+    assert make("adapter=ia3", "trainer.epochs=7").shortened() == ["at most 7 epochs"]
+    assert make("adapter=ia3", "trainer.epochs=500").shortened() == []
+    assert make("adapter=ia3", "trainer.epochs=7", "limited=a sketch").shortened() == ["a sketch"]
+
+
+def test_the_row_is_whole_json_with_the_fields_of_the_schema(done):
+    saved = json.loads(done[1].path.read_text())
+    assert set(saved) == {f.name for f in fields(Row)} | {"checksum"}
+    assert files(done[1].path.parent) == [done[1].path.stem + ending for ending in (".json", ".npz", ".safetensors")]
+    assert row_path(done[0]) == done[1].path

@@ -1,0 +1,181 @@
+"""What other publications report: the file, its means against plain arithmetic, and its tables beside ours."""
+
+import csv
+
+import pytest
+
+from data.tasks import GROUPS, TASKS
+from pvera import table
+from pvera.errors import UserError
+from pvera.tables import grouping, published, render
+from tests.helpers.rows import demo_rows, full_rows, keep, make_row
+
+COLUMNS = grouping.columns(set(TASKS), "test_acc")
+
+
+def plain_means(row: dict[str, str]) -> dict[str, float]:
+    """Group means and both averages of a row with all tasks, by loops over the text of the file."""
+    sums, counts = dict.fromkeys(GROUPS, 0.0), dict.fromkeys(GROUPS, 0)
+    for task in TASKS:
+        sums[TASKS[task].group] += float(row[task])
+        counts[TASKS[task].group] += 1
+    means = {f"{group} mean": sums[group] / counts[group] for group in GROUPS}
+    return means | {"mean of 19": sum(sums.values()) / 19, "mean of groups": sum(means.values()) / 3}
+
+
+def texts() -> list[dict[str, str]]:
+    with published.PATH.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_committed_rows_are_whole_and_say_where_they_are_from():
+    rows = published.read()
+    assert len(rows) == 90 and len({(row.source, row.backbone, row.method) for row in rows}) == 90
+    assert sorted(len(row.figures) for row in rows) == [0, 0, 1] + 87 * [19]
+    assert all(row.source and row.backbone and row.method and row.caveat for row in rows)
+    assert [(row.method, row.average) for row in rows if row.average is not None] == [("PVeRA", 71.4), ("VeRA", 69.9)]
+    for row in rows:
+        assert ("best test" in row.caveat.lower()) >= ("best TEST" in row.method)
+
+
+@pytest.mark.data
+def test_every_number_is_the_one_that_was_collected(shared):
+    file = shared / "spec" / "reported.csv"
+    if not file.is_file():
+        pytest.skip(f"no {file}")
+
+    def numbers(row, cifar, params, average):
+        figures = [row[cifar if task == "cifar100" else task] for task in TASKS]
+        return [row[params], *figures, "" if any(figures) else row[average]]
+
+    with file.open(encoding="utf-8") as opened:
+        collected = sorted(numbers(row, "cifar", "params_M", "avg") for row in csv.DictReader(opened))
+    assert sorted(numbers(row, "cifar100", "params_m", "reported_avg") for row in texts()) == collected
+
+
+def test_means_are_those_of_a_plain_loop():
+    checked = 0
+    for row, text in zip(published.read(), texts(), strict=True):
+        found = {column.name: row.cell(column) for column in COLUMNS}
+        for task in TASKS:
+            assert (found[task].mean if found[task] else None) == (float(text[task]) if text[task] else None)
+        if all(text[task] for task in TASKS):
+            for name, mean in plain_means(text).items():
+                assert found[name].mean == pytest.approx(mean)
+                checked += 1
+    assert checked == 87 * 5
+
+
+def test_a_missing_task_is_a_hole_in_every_mean_that_needs_it():
+    figures = {task: 50.0 for task in TASKS if task != "kitti"}
+    row = published.Reported("a paper", "a ViT", "lora", 0.464, figures, None, "none")
+    holes = {column.name for column in COLUMNS if row.cell(column) is None}
+    assert holes == {"kitti", "structured mean", "mean of 19", "mean of groups"}
+
+
+def test_golden_tables():
+    whole = {task: 50.0 + number for number, task in enumerate(TASKS)}
+    rows = [
+        published.Reported("a page", "DINOv2", "pvera", None, {}, 71.4, "kind of average not stated."),
+        published.Reported("a paper", "ViT-B/16", "lora & co", 0.464, {"dmlab": 49.91}, None, "best test epoch: optimistic."),
+        published.Reported("a page", "DINOv2", "vera", None, {}, 69.9, "kind of average not stated."),
+        published.Reported("a paper", "ViT-B/16", "ia3", None, {"dmlab": 40.0, "svhn": 7.25}, None, "best test epoch: optimistic."),
+        published.Reported("a paper", "ViT-B/16", "full", 85.8, whole, None, "last epoch."),
+    ]
+    sections = published.sections(rows, COLUMNS)
+    assert (
+        render.markdown(sections[:2])
+        == """\
+| reported method | parameters | mean, kind not stated |
+| --------------- | ---------: | --------------------: |
+| pvera           |          – |                  71.4 |
+| vera            |          – |                  69.9 |
+
+Reported by other publications, not measured here: a page. DINOv2.
+kind of average not stated.
+Accuracy (%).
+
+| reported method | parameters | svhn | dmlab |
+| --------------- | ---------: | ---: | ----: |
+| lora & co       |    464,000 |    – |  49.9 |
+| ia3             |          – |  7.2 |  40.0 |
+
+Reported by other publications, not measured here: a paper. ViT-B/16.
+best test epoch: optimistic.
+Accuracy (%). Means are worked out from the tasks; parameters are as published, rounded.
+"""
+    )
+    tex = render.latex(sections)
+    assert (
+        " & & \\multicolumn{1}{c}{Natural} & \\multicolumn{1}{c}{Structured} \\\\\n\\cmidrule(lr){3-3}\\cmidrule(lr){4-4}\n"
+        "reported method & parameters & svhn & dmlab \\\\\n\\midrule\nlora \\& co & 464,000 & -- & 49.9 \\\\\n"
+    ) in tex
+    assert len(sections) == 3 and [column.name for column in sections[2].columns] == [column.name for column in COLUMNS]
+
+
+def test_the_option_adds_tables_and_changes_none_of_ours(tmp_path, capsys):
+    keep(tmp_path, [*full_rows(("pvera",)), *demo_rows()])
+    assert table.main([str(tmp_path), "--allow-limited"]) == 0
+    ours = {ending: (tmp_path / f"table.{ending}").read_text() for ending in render.FORMS}
+    assert table.main([str(tmp_path), "--allow-limited", "--with-reported"]) == 0
+    both = {ending: (tmp_path / f"table.{ending}").read_text() for ending in render.FORMS}
+    assert both["md"].startswith(ours["md"]) and both["tex"].startswith(ours["tex"])
+    assert capsys.readouterr().out == ours["md"] + both["md"]
+    assert both["md"].count("Reported by other publications, not measured here: ") == both["md"].count("| reported method ") == 12
+    assert ours["md"].count("reported") == 0
+
+    tidy, before = (list(csv.DictReader(text.splitlines())) for text in (both["csv"], ours["csv"]))
+    measured = [{name: value for name, value in line.items() if name in before[0]} for line in tidy if not line["reported_by"]]
+    assert measured == before
+    psoft = {
+        line["column"]: line["mean"] for line in tidy if line["reported_by"].startswith("PSOFT") and line["adapter"].startswith("PSOFT")
+    }
+    [text] = [text for text in texts() if text["method"].startswith("PSOFT")]
+    assert float(psoft["cifar100"]) == float(text["cifar100"])
+    assert {name: float(psoft[name]) for name in plain_means(text)} == pytest.approx(plain_means(text), abs=1e-6)
+
+
+def test_only_accuracies_are_reported(tmp_path, capsys):
+    keep(tmp_path, [make_row()])
+    assert table.main([str(tmp_path), "--with-reported", "--metric", "test_ace"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err == "pvera: --with-reported adds accuracies, and no publication reports test_ace: leave one of the two out\n"
+    (tmp_path / "empty").mkdir()
+    assert table.main([str(tmp_path / "empty"), "--with-reported"]) == 2  # reported rows alone are no table
+    assert capsys.readouterr().err.startswith(f"pvera: no rows in {tmp_path / 'empty'}")
+
+
+def line(**changes) -> str:
+    fields = dict.fromkeys(published.HEADER, "") | {"source": "a", "backbone": "b", "method": "c", "dtd": "50"}
+    return ",".join((fields | changes).values())
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["a,b"], "its columns must be source,backbone,method"),
+        ([], "its columns must be"),
+        ([",".join(published.HEADER), line(), line(dtd="5O")], "line 3: dtd must be a number in 0 .. 100, found '5O'"),
+        ([",".join(published.HEADER), line(dtd="nan")], "line 2: dtd must be"),
+        ([",".join(published.HEADER), line(dtd="100.5")], "line 2: dtd must be"),
+        ([",".join(published.HEADER), line(params_m="-1")], "line 2: params_m must be"),
+        ([",".join(published.HEADER), line(reported_avg="71")], "line 2: must have figures of tasks or else reported_avg"),
+        ([",".join(published.HEADER), line(dtd="")], "line 2: must have figures of tasks or else reported_avg"),
+        ([",".join(published.HEADER), "a,b,c"], "line 2: must have 25 fields"),
+        ([",".join(published.HEADER), line() + ",more"], "line 2: must have 25 fields"),
+    ],
+)
+def test_a_broken_file_is_one_line_that_names_it(tmp_path, lines, said):
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join(lines))
+    with pytest.raises(UserError) as caught:
+        published.read(path)
+    assert str(caught.value).startswith(str(path)) and said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_no_file_and_no_text_are_one_line(tmp_path):
+    with pytest.raises(UserError, match="No such file"):
+        published.read(tmp_path / "absent.csv")
+    (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="is not a csv file in UTF-8"):
+        published.read(tmp_path / "bytes.csv")

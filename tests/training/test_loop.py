@@ -1,0 +1,208 @@
+"""The loop: early stopping by the written rule, the order of the data, the best weights, both losses."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pvera.config import Protocol, Trainer
+from pvera.training.loop import Data, Learner, cross_entropy, fit, refit, train_epoch
+from tests.helpers import models
+
+CPU = torch.device("cpu")
+
+
+def learner(name: str = "lora", protocol: Protocol | None = None, **trainer) -> Learner:
+    adapter = models.adapter(name)
+    return Learner(models.classifier(adapter), adapter, Trainer(**{"epochs": 3, "batch_size": 2} | trainer), protocol or Protocol(), seed=0)
+
+
+def data(count: int = 6, seed: int = 0) -> Data:
+    return Data(*models.batch(count, seed), CPU)
+
+
+def weights(one: Learner) -> dict:
+    return {name: p.detach().clone() for name, p in one.model.named_parameters() if p.requires_grad}
+
+
+class Scripted(Learner):
+    """A learner that trains nothing and is told its validation losses."""
+
+    def tell(self, losses):
+        self.script = list(losses)
+        return self
+
+    def losses(self, logits, labels):
+        return 0.0 * super().losses(logits, labels)
+
+    def validation(self, data):
+        return (self.script[self.epochs - 1] if self.epochs else 9.0), 0.5
+
+
+def scripted(losses, protocol: Protocol | None = None, **trainer) -> Scripted:
+    adapter = models.adapter("linear_probe")
+    made = Scripted(
+        models.classifier(adapter), adapter, Trainer(**{"epochs": len(losses), "patience": 3} | trainer), protocol or Protocol(), 0
+    )
+    return made.tell(losses)
+
+
+def stops_after(losses: list[float], patience: int, margin: float) -> int:
+    """The rule in a plain loop: better means 100 (best - loss) / best > margin; stop after `patience` epochs that are not."""
+    best, stale = math.inf, 0
+    for epoch, loss in enumerate(losses, 1):
+        if best == math.inf or 100 * (best - loss) / best > margin:
+            best, stale = loss, 0
+        else:
+            stale += 1
+        if stale == patience:
+            return epoch
+    return len(losses)
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [1.0, 0.9, 0.9, 0.9, 0.9, 0.8, 0.7],
+        [1.0, 0.9995, 0.9985, 0.998, 0.9975, 0.99, 0.9, 0.9],  # 0.05 % an epoch is not better, but adds up
+        [3.0, 2.0, 2.5, 1.9, 2.5, 2.5, 2.5, 1.0],
+        [1.0, 1.0, 1.0, 1.0, 1.0],
+        [5.0, 4.0, 3.0, 2.0, 1.0],
+    ],
+)
+def test_early_stopping_follows_the_rule(losses):
+    one = scripted(losses)
+    fit([[one]], data(), data(), lambda *_: None, "")
+    assert one.epochs == stops_after(losses, 3, 0.1)
+    seen = losses[: one.epochs]
+    assert one.best_loss == min(seen)
+    assert one.best_epoch == seen.index(min(seen)) + 1
+    assert one.first_loss == 9.0
+
+
+def test_a_loss_of_zero_is_no_division_by_zero():
+    one = scripted([0.5, 0.0, 0.0, 0.0, 0.0, 0.0])
+    fit([[one]], data(), data(), lambda *_: None, "")
+    assert (one.best_loss, one.best_epoch, one.epochs) == (0.0, 2, 5)
+
+
+def test_corrected_stops_each_point_by_itself():
+    short, long = scripted([1.0] * 9), scripted([1.0 / epoch for epoch in range(1, 10)])
+    fit([[short, long]], data(), data(), lambda *_: None, "")
+    assert (short.epochs, long.epochs) == (4, 9)
+
+
+def test_released_stops_all_points_together_and_a_stale_one_may_recover():
+    together = Protocol(stop_together=True)
+    recovers = scripted([1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0], together)
+    improves = scripted([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5], together)
+    fit([[recovers, improves]], data(), data(), lambda *_: None, "")
+    assert recovers.epochs == improves.epochs == 9  # both stale three epochs after the sixth
+    assert recovers.best_epoch == 6
+
+
+def test_file_order_or_an_order_per_seed():
+    def order(protocol, seed):
+        seen = []
+        one = replace_seed(learner(protocol=protocol), seed)
+        one.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+        images = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1).expand(6, models.SIZE, models.SIZE, 3)
+        for _ in range(2):
+            train_epoch([one], Data(images.clone(), torch.zeros(6, dtype=torch.long), CPU), lambda _: None)
+        return torch.cat([x[:, 0, 0, 0] for x in seen]).tolist()
+
+    assert order(Protocol(shuffle=False), 0) == [0, 1, 2, 3, 4, 5] * 2
+    shuffled = order(Protocol(), 0)
+    assert sorted(shuffled[:6]) == sorted(shuffled[6:]) == [0, 1, 2, 3, 4, 5]
+    assert shuffled[:6] != shuffled[6:]
+    assert shuffled == order(Protocol(), 0)
+    assert shuffled != order(Protocol(), 1)
+
+
+def replace_seed(one: Learner, seed: int) -> Learner:
+    return Learner(one.model, one.adapter, one.trainer, one.protocol, seed)
+
+
+def test_the_best_weights_are_kept_not_the_last():
+    one = learner("lora", epochs=6, head_lr=0.5, patience=6)
+    snapshots, losses = [], []
+    fit(
+        [[one]],
+        data(),
+        data(4, seed=1),
+        lambda run, point, figures: (snapshots.append(weights(one)), losses.append(figures["val_loss"])),
+        "",
+    )
+    best = losses.index(min(losses))
+    assert one.best_epoch == best + 1
+    assert one.best_loss == losses[best]
+    assert all(torch.equal(one.best_state[name], value) for name, value in snapshots[best].items())
+    assert best < 5, "the last epoch was the best: this case shows nothing"
+
+
+def test_training_lowers_the_loss_for_every_adapter():
+    for name in models.POINTS:
+        one = learner(name, epochs=15, head_lr=1e-2, batch_size=6)
+        refit([one], data(), [15], "")
+        before, after = replace_seed(learner(name), 0).validation(data())[0], one.validation(data())[0]
+        assert after < 0.9 * before, name
+
+
+def test_the_learning_rates_are_the_head_s_and_the_adapter_s():
+    one = learner("vera", head_lr=0.03)
+    rates = {group["lr"]: {id(p) for p in group["params"]} for group in one.optimizer.param_groups}
+    assert rates == {0.03: {id(p) for p in one.model.head.parameters()}, 1e-3: {id(p) for _, p in new_parameters(one)}}
+    assert {group["weight_decay"] for group in one.optimizer.param_groups} == {1e-4}
+
+
+def new_parameters(one: Learner):
+    return [(name, p) for name, p in one.model.named_parameters() if p.requires_grad and not name.startswith("head.")]
+
+
+def test_double_softmax_has_its_floor_and_spans_one_nat():
+    classes = 10
+    certain = torch.full((1, classes), -1e4)
+    certain[0, 3] = 1e4
+    right, wrong = torch.tensor([3]), torch.tensor([4])
+    assert float(cross_entropy(certain, right, True)) == pytest.approx(math.log(math.e + classes - 1) - 1, abs=1e-6)
+    assert float(cross_entropy(certain, wrong, True)) - float(cross_entropy(certain, right, True)) == pytest.approx(1, abs=1e-5)
+    assert float(cross_entropy(certain, right, False)) == 0
+
+
+def test_the_loss_reported_is_the_mean_over_images_with_a_short_last_batch():
+    one = learner("linear_probe", batch_size=4, head_lr=1e-12)
+    [figures] = train_epoch([one], data(), lambda _: None)
+    assert figures["cross_entropy"] == pytest.approx(one.validation(data())[0], rel=1e-5)
+
+
+def test_pvera_s_penalty_is_in_the_loss_and_its_kl_is_reported():
+    one = learner("pvera")
+    one.adapter = replace(one.adapter, kl_weight=0.5)
+    for edit in models.edits(one.model):
+        edit.adapter = one.adapter
+    [figures] = train_epoch([one], data(), lambda _: None)
+    assert figures["kl"] > 0
+    assert figures["penalty"] == pytest.approx(0.5 * figures["kl"], rel=0.2)
+
+
+def test_a_loss_that_is_not_finite_ends_its_learner_alone_with_its_epoch():
+    broken, sound = learner(), learner()
+    with torch.no_grad():
+        broken.model.head.weight[0, 0] = math.nan
+    fit([[broken, sound]], data(), data(), lambda *_: None, "")
+    assert "the training loss of lora (seed 0) is not finite in epoch 1" in broken.failure
+    assert (broken.epochs, sound.epochs) == (1, 3)
+    assert sound.failure is None
+    assert math.isinf(broken.best_loss)
+    assert math.isfinite(sound.best_loss)
+
+
+def test_same_seed_same_weights():
+    def trained():
+        one = learner("pvera")
+        refit([one], data(), [2], "")
+        return weights(one)
+
+    first, second = trained(), trained()
+    assert all(torch.equal(first[name], second[name]) for name in first)
