@@ -5,7 +5,7 @@ import pkgutil
 
 from adapters.base import Adapter
 
-_MACHINERY = ("base", "inject", "latent", "merge", "posterior", "stream")  # all but the first import torch, and none holds a method
+_MACHINERY = ("base", "errors", "inject", "latent", "merge", "posterior", "stream")  # all but the first import torch, and none holds a method
 
 
 def methods() -> dict[str, type[Adapter]]:
