@@ -1,10 +1,11 @@
-"""Files that are there whole or not at all, whatever kills the process that writes them."""
+"""Atomic files: whatever kills the process that writes one, a reader finds the whole file or none."""
 
 import errno
 import json
 import os
 import tempfile
 import uuid
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from pvera.errors import UserError
 
 
 def ensure_writable(folder: Path) -> None:
-    """Raise UserError if no file can be made in a folder, or in the nearest above it that exists. Leaves nothing behind."""
+    """Raises UserError if no file can be made in a folder, or in the nearest existing one above it. Leaves nothing behind."""
     nearest = Path(folder).absolute()
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
@@ -25,10 +26,10 @@ def ensure_writable(folder: Path) -> None:
         ) from error
 
 
-def write_atomically(path: Path, data: bytes, keep: bool = False) -> None:
-    """Put data into a file, making its folders: a reader, or a crash at any moment, finds the old file or the whole new one.
+def write_atomically(path: Path, data: bytes, *, keep: bool = False) -> None:
+    """Writes a file, making its folders. A reader, or a crash at any moment, finds the old file or the whole new one.
 
-    With `keep` a file that is there stays as it is: who writes first wins. Raises UserError where nothing can be written.
+    With `keep` an existing file stays as it is: the first writer wins. Raises UserError where nothing can be written.
     """
     # Not the process's number alone: workers on several machines share a folder.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
@@ -49,13 +50,8 @@ def write_atomically(path: Path, data: bytes, keep: bool = False) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
-def write_report(path: Path, values: dict[str, Any]) -> None:
-    """Puts plain values into a JSON file, whole or not at all. Raises UserError where it cannot be written."""
-    write_atomically(path, f"{json.dumps(values, indent=1, allow_nan=False)}\n".encode())
-
-
 def _link(temporary: Path, path: Path) -> None:
-    """Gives the file its name, atomically on network file systems too, unless another has it."""
+    """Gives the file its name unless another file has it; atomic on network file systems too."""
     try:
         path.hardlink_to(temporary)
     except FileExistsError:
@@ -67,6 +63,36 @@ def _link(temporary: Path, path: Path) -> None:
 
 
 def remove_partial(path: Path) -> None:
-    """Removes what a killed process was writing for this row. The caller owns the run, so that nobody is writing now."""
-    for left in path.parent.glob(f".{path.stem}.*.tmp"):
-        left.unlink(missing_ok=True)
+    """Removes the temporary files that killed writers of this row left. The caller owns the run, so nobody is writing now."""
+    for file in path.parent.glob(f".{path.stem}.*.tmp"):
+        file.unlink(missing_ok=True)
+
+
+def write_report(path: Path, values: dict[str, Any]) -> None:
+    """Writes a JSON file of plain values atomically. Raises UserError where it cannot be written."""
+    write_atomically(path, f"{json.dumps(values, indent=1, allow_nan=False)}\n".encode())
+
+
+def read_object(path: Path, noun: str) -> dict[str, Any] | None:
+    """The JSON object in a file, which errors call a `noun`; None if there is no such file. Raises UserError for anything else."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        json.dumps(values, ensure_ascii=False).encode()  # text that no file can hold (half a character), or nested too deep
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not a readable {noun}: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is not a {noun}: expected a JSON object, found {type(values).__name__}")
+    return values
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def field_difference(values: dict[str, Any], kind: type) -> str:
+    """How the keys of `values` differ from the fields of a dataclass: "lacks a, b and has unknown c"; empty if they do not."""
+    names = {field.name for field in fields(kind)}
+    different = {"lacks": names - values.keys(), "has unknown": values.keys() - names}
+    return " and ".join(f"{verb} {', '.join(sorted(keys))}" for verb, keys in different.items() if keys)

@@ -1,49 +1,42 @@
-"""Where a run can be watched: `logger=csv | tensorboard | wandb | none`, or several as `logger=[csv,wandb]`.
+"""Experiment loggers: `logger=csv | tensorboard | wandb | none`, or several as `logger=[csv,wandb]`.
 
 Nothing here imports wandb, tensorboard or torch before a run starts.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from pvera.loggers.base import Logger, label
+from pvera.loggers.base import Logger, Watched, label
 from pvera.loggers.csv import Csv
 from pvera.loggers.tensorboard import TensorBoard
 from pvera.loggers.wandb import Wandb
 
-if TYPE_CHECKING:
-    from pvera.config import Run
-
-__all__ = ["CHOICES", "THERE_ARE", "Csv", "Logger", "TensorBoard", "Wandb", "epoch", "finish", "register", "start"]
+__all__ = ["CHOICES", "THERE_ARE", "Csv", "Logger", "TensorBoard", "Wandb", "Watched", "epoch", "finish", "label", "register", "start"]
 
 CHOICES: dict[str, type[Logger]] = {"csv": Csv, "tensorboard": TensorBoard, "wandb": Wandb}
-#: What a wrong choice is answered with.
+#: The answer to a wrong choice.
 THERE_ARE = f"there are {', '.join(CHOICES)}, none, and several as logger=[csv,wandb]"
 
 
-def start(run: Run, path: Path) -> None:
-    """Before a run is trained, whose row will be at `path`."""
-    for logger in run.logger.values():
-        logger.start(run, path)
+def start(chosen: dict[str, Logger], watched: Watched) -> None:
+    """Starts the chosen loggers before a run is trained."""
+    for logger in chosen.values():
+        logger.start(watched)
 
 
-def epoch(run: Run, point: int, figures: dict[str, float]) -> None:
-    """After an epoch of one point of the run's grid: its number as `epoch`, each part of the loss apart, and whatever else there is."""
-    if run.logger:
-        points = run.adapter.points()
-        name = label(points[point][0]) if len(points) > 1 else ""
-        for logger in run.logger.values():
-            logger.epoch(name, figures)
+def epoch(chosen: dict[str, Logger], point: int, values: dict[str, float]) -> None:
+    """Logs an epoch of one grid point: its number as `epoch`, the parts of the loss, and anything else that was measured."""
+    for logger in chosen.values():
+        logger.epoch(point, values)
 
 
-def finish(run: Run, row: dict[str, Any] | None) -> None:
-    """After the run's row is written; None says that it ended without one."""
-    for logger in run.logger.values():
+def finish(chosen: dict[str, Logger], row: dict[str, Any] | None) -> None:
+    """Ends the chosen loggers after the run's row is written; None means that the run ended without a row."""
+    for logger in chosen.values():
         logger.finish(row)
 
 

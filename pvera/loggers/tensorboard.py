@@ -1,4 +1,4 @@
-"""`logger=tensorboard`: event files, one folder a run, for `tensorboard --logdir`."""
+"""`logger=tensorboard`: event files in one folder per run, for `tensorboard --logdir`."""
 
 from __future__ import annotations
 
@@ -9,46 +9,43 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pvera.loggers.base import Logger
+from pvera.loggers.base import Logger, Watched
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from pvera.config import Run
-
 
 @dataclass
 class TensorBoard(Logger):
-    """Scalars of every epoch, those of several grid points in one chart each; the settings and the row's figures at the end."""
+    """Scalars of every epoch (one chart for all grid points), the settings, and the test metrics at the end."""
 
     dir: str = "results/tensorboard"
-    """Folder in which each run gets one, named as its row is."""
+    """Folder with a folder for each run, at the same relative path as the run's row."""
 
-    def _start(self, run: Run, path: Path) -> None:
-        self._folder = Path(self.dir) / path.relative_to(run.results).with_suffix("")
-        self._settings = run.settings()
+    def _start(self, watched: Watched) -> None:
+        self._folder = Path(self.dir) / watched.path.relative_to(watched.results).with_suffix("")
+        self._settings = watched.settings
         self._writer: SummaryWriter | None = None
 
-    def _epoch(self, point: str, figures: dict[str, float]) -> None:
-        epoch = int(figures["epoch"])
+    def _epoch(self, point: str, values: dict[str, float]) -> None:
+        epoch = int(values["epoch"])
         writer = self._open(purge_step=epoch)
-        for name, value in figures.items():
+        for name, value in values.items():
             if name != "epoch":
                 writer.add_scalar(f"{name}/{point}" if point else name, value, epoch)
 
     def _finish(self, row: dict[str, Any] | None) -> None:
         if row is not None:
             writer = self._open()
-            for name in row:
-                if name.startswith("test_"):
-                    writer.add_scalar(name.replace("_", "/", 1), row[name], row["best_epoch"])
+            for name, value in row["test"].items():
+                writer.add_scalar(f"test/{name}", value, row["best_epoch"])
         if self._writer is not None:
             self._writer.close()
 
     def _open(self, purge_step: int | None = None) -> SummaryWriter:
-        """The writer. A run that starts again hides what an earlier start wrote of the epochs from `purge_step` on."""
+        """The writer. With `purge_step`, TensorBoard hides what an earlier start of the run wrote from that epoch on."""
         if self._writer is None:
-            # Where TensorFlow is installed, TensorBoard imports it, for seconds, to write a file; this is its own way to say no.
+            # TensorBoard imports TensorFlow where it is installed, which takes seconds; this module is its own switch against that.
             sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
             from torch.utils.tensorboard import SummaryWriter
 

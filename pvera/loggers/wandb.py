@@ -6,78 +6,75 @@ import netrc
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from pvera.errors import UserError
-from pvera.loggers.base import Logger
-from pvera.rows import digests, store
+from pvera.loggers.base import Logger, Watched
+from pvera.rows import store
 
-if TYPE_CHECKING:
-    from pvera.config import Run
-
-#: Seconds after which W&B is given up: at the start, and at the end, when it may still have to send. Its own files can be sent later.
+#: Seconds to wait for W&B: at the start, and at the end, when it may still have data to send. Its own files can be sent later.
 START_TIMEOUT, FINISH_TIMEOUT = 30, 300
 
 
 @dataclass
 class Wandb(Logger):
-    """Config, the figures of every epoch, the row's figures as summary, charts of the test, row and checkpoint as an artifact.
+    """The settings, the values of every epoch, the row as summary, charts of the test, row and checkpoint as an artifact.
 
-    The run's id is the start of its digest: a run that starts again is the same run there, and another one never is.
+    The id of the W&B run is the start of the run's digest, so a run that starts again is the same run there.
     """
 
     project: str = "pvera"
     entity: str | None = None
-    """Team or user; null is the key's own."""
+    """Team or user; null: the user of the key."""
     mode: str = "auto"
-    """auto: online where a key is configured, else offline ($WANDB_MODE wins); offline: never online."""
+    """auto: online where a key is configured, else offline; $WANDB_MODE wins. offline: never online."""
     dir: str = "results"
-    """Folder in which W&B makes its folder `wandb`."""
+    """Folder of W&B's folder `wandb`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.mode not in ("auto", "offline"):
             raise UserError(f"logger.wandb.mode must be auto or offline, found {self.mode!r}; $WANDB_MODE sets any other mode of wandb")
 
-    def _start(self, run: Run, path: Path) -> None:
+    def _start(self, watched: Watched) -> None:
         import wandb
 
         folder = Path(self.dir).absolute()
         folder.mkdir(parents=True, exist_ok=True)  # wandb would quietly use the temporary folder instead
-        settings = run.settings()
-        self._path, self._id, self._last = path, digests.digest(settings)[:16], 0
+        self._path, self._id, self._last = watched.path, watched.digest[:16], 0
         mode: Any = self.mode
         if mode == "auto":  # None leaves it to $WANDB_MODE, and without it to wandb, which goes online
             mode = None if "WANDB_MODE" in os.environ or has_key() else "offline"
         online = mode is None and os.environ.get("WANDB_MODE", "online") == "online"
         # create_new: a run that was stopped before its end must not become the next one.
-        how = wandb.Settings(silent=True, console="off", reinit="create_new", init_timeout=START_TIMEOUT,
-                             finish_timeout=FINISH_TIMEOUT, finish_timeout_raises=True)  # fmt: skip
+        options = wandb.Settings(silent=True, console="off", reinit="create_new", init_timeout=START_TIMEOUT,
+                                 finish_timeout=FINISH_TIMEOUT, finish_timeout_raises=True)  # fmt: skip
         self._run = wandb.init(
-            project=self.project, entity=self.entity, dir=folder, mode=mode, settings=how, id=self._id,
-            resume="allow" if online else None,  # what was logged offline is put together by the id when it is sent
-            name=f"{run.adapter.name} {run.task.name} {path.stem}", group=run.name, job_type=run.adapter.name,
-            tags=[run.task.name, run.task.group.lower(), run.backbone.name, run.protocol.name], config=settings,
+            project=self.project, entity=self.entity, dir=folder, mode=mode, settings=options, id=self._id,
+            resume="allow" if online else None,  # W&B joins offline runs by their id when they are sent
+            name=f"{watched.adapter} {watched.task} {watched.path.stem}", group=watched.experiment, job_type=watched.adapter,
+            tags=[watched.task, watched.group.lower(), watched.backbone, watched.protocol], config=watched.settings,
         )  # fmt: skip
         self._run.define_metric("*", step_metric="epoch")
         self._run.define_metric("epoch", hidden=True)
         for name, best in (("val_loss*", "min"), ("val_acc*", "max")):  # * for the points of a grid
             self._run.define_metric(name, step_metric="epoch", summary=best)
 
-    def _epoch(self, point: str, figures: dict[str, float]) -> None:
-        # The points of an epoch are one step, and an epoch that is repeated has the step that it had: W&B keeps one of each.
-        self._last = int(figures["epoch"])
-        named = {key if key == "epoch" or not point else f"{key}/{point}": value for key, value in figures.items()}
+    def _epoch(self, point: str, values: dict[str, float]) -> None:
+        # All points of an epoch are one step. An epoch that is repeated has its old step again, of which W&B keeps one.
+        self._last = int(values["epoch"])
+        named = {key if key == "epoch" or not point else f"{key}/{point}": value for key, value in values.items()}
         self._run.log(named, step=self._last)
 
     def _finish(self, row: dict[str, Any] | None) -> None:
         try:
             if row is not None:
                 self._run.log(_charts(self._path), step=max(self._last, self._run.step) + 1)
-                # Over the last epoch's val_loss and val_acc, which are not the chosen ones.
-                figures = {key: value for key, value in row.items() if isinstance(value, int | float)}
-                self._run.summary.update(figures | {"chosen": row["chosen"]})
+                # Replaces val_loss and val_acc of the last epoch by those of the chosen one.
+                numbers = {key: value for key, value in row.items() if isinstance(value, int | float)}
+                metrics = {f"test_{name}": value for name, value in row["test"].items()}
+                self._run.summary.update(numbers | metrics | {"chosen": row["chosen"]})
                 self._run.log_artifact(self._artifact())
         finally:
             self._run.finish(exit_code=0 if row is not None else 1)
@@ -89,12 +86,12 @@ class Wandb(Logger):
 
         artifact = wandb.Artifact(f"run-{self._id}", type="run")
         for file in (self._path, self._path.with_suffix(".safetensors")):
-            artifact.add_file(str(file), policy="immutable")  # as it lies there, without a copy
+            artifact.add_file(str(file), policy="immutable")  # without a copy
         return artifact
 
 
 def _charts(path: Path) -> dict[str, Any]:
-    """Reliability diagram (of the most probable class, in ECE's bins) and confusion matrix of the probabilities kept beside a row."""
+    """Reliability diagram (in the bins of ECE) and confusion matrix, from the test probabilities of the row at `path`."""
     import numpy as np
     import wandb
 
@@ -102,7 +99,7 @@ def _charts(path: Path) -> dict[str, Any]:
 
     probabilities, labels = store.load_probabilities(path)
     confidence, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
-    bins = [[one["confidence"], one["accuracy"], round(len(labels) * one["share"])] for one in reliability(confidence, predicted == labels)]
+    bins = [[bin["confidence"], bin["accuracy"], round(len(labels) * bin["share"])] for bin in reliability(confidence, predicted == labels)]
     pairs, counts = np.unique(np.stack([labels, predicted], axis=1), axis=0, return_counts=True)
     confusion = [[str(actual), str(guess), int(count)] for (actual, guess), count in zip(pairs, counts, strict=True)]
     names = ["Actual", "Predicted", "nPredictions"]
@@ -117,7 +114,7 @@ def _charts(path: Path) -> dict[str, Any]:
 
 
 def has_key() -> bool:
-    """Whether W&B's key is in the environment or in the netrc file, found without the network."""
+    """Whether a key of W&B is in the environment or in the netrc file. Does not use the network."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc

@@ -1,15 +1,14 @@
-"""Test metrics from predicted probabilities: accuracy, two calibration errors, negative log-likelihood and Brier score."""
+"""The adaptive calibration error as a torchmetrics metric, and the check of predicted probabilities."""
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.functional.classification import multiclass_calibration_error
 from torchmetrics.utilities.data import dim_zero_cat
 
 from pvera.errors import UserError
 from pvera.metrics.reliability import BINS
 
-CLASSES_AT_ONCE = 64  # bounds the memory of the sorted copies: 70,000 images x 737 classes need under 0.3 GB beyond their input
+CLASSES_AT_ONCE = 64  # bounds the memory of the sorted copies: 70,000 images x 737 classes need under 0.3 GB more than their input
 SUM_TOLERANCE = 0.02  # a bfloat16 softmax sums to 1 only within about 1e-2; logits miss by far more
 
 
@@ -18,12 +17,12 @@ class AdaptiveCalibrationError(Metric):
 
     For each class the N scores are sorted (stably: equal scores keep the order of the images) and cut into `bins` parts as
     `numpy.array_split` does: the first N mod bins parts hold one image more. The gap of a part is |share of images of the class - mean
-    score|; the error is the mean gap over all classes and parts. With fewer images than bins each image is a part of its own (the empty
-    parts are left out). 0 is best, 1 is worst.
+    score|. The error is the mean gap over all classes and parts. With fewer images than bins each image is a part of its own. 0 is best,
+    1 is worst.
 
     `update` takes probabilities (N, C), each in [0, 1], and integer labels (N,), each in [0, C). A call with other shapes, probabilities
-    outside [0, 1] or not finite, or a label out of range raises ValueError. The error is not a mean over batches, so the state is
-    the concatenation of all that was seen.
+    outside [0, 1] or not finite, or a label out of range raises ValueError. The error is not a mean over batches, so the state keeps
+    all predictions.
     """
 
     is_differentiable = False
@@ -51,43 +50,24 @@ class AdaptiveCalibrationError(Metric):
         total = torch.zeros((), dtype=torch.float64, device=probabilities.device)
         for start in range(0, classes, CLASSES_AT_ONCE):
             scores, order = probabilities[:, start : start + CLASSES_AT_ONCE].T.contiguous().sort(dim=1, stable=True)
-            wanted = torch.arange(start, start + len(scores), device=labels.device)[:, None]
-            surplus = (labels[order] == wanted).double().sub_(scores)  # (classes here, images): hit minus score, sorted by score
+            own_class = torch.arange(start, start + len(scores), device=labels.device)[:, None]
+            surplus = (labels[order] == own_class).double().sub_(scores)  # (classes here, images): hit minus score, sorted by score
             for part in surplus.tensor_split(min(self.bins, images), dim=1):
                 total += part.mean(dim=1).abs().sum()
         return total / (classes * min(self.bins, images))
 
 
-def metrics(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
-    """The metrics of a row for probabilities (N, C), rows summing to 1, and labels (N,).
+def check_distributions(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """The probabilities (N, C), checked: finite, in [0, 1], rows summing to 1 within SUM_TOLERANCE.
 
-    acc    share of images whose most probable class (the first of equals) is the label, in [0, 1]
-    ace    adaptive calibration error, 15 bins of equal mass per class
-    ece    expected calibration error of the most probable class, 15 bins of equal width, L1 (torchmetrics)
-    nll    mean of -log of the label's probability, in nats; a probability counts as at least the smallest normal float32
-           (1.2e-38), so one image adds at most 87.3
-    brier  squared error summed over the classes, mean over images, in [0, 2]
-
-    Raises UserError for probabilities that are not finite (the model diverged), ValueError for shapes, labels or sums that cannot be.
+    Raises UserError for probabilities that are not finite, ValueError for shapes, labels or sums that cannot be.
     """
     if not torch.isfinite(probabilities).all():
         raise UserError("the predicted probabilities are not finite: training diverged; lower the learning rate")
     _check(probabilities, labels)
     if (probabilities.sum(dim=1, dtype=torch.float64) - 1).abs().max() > SUM_TOLERANCE:
         raise ValueError("probabilities must sum to 1 over the classes: were logits passed?")
-    probabilities = probabilities.float().clamp(max=1)  # torchmetrics would silently take a softmax of anything above 1
-    ace = AdaptiveCalibrationError().to(probabilities.device)
-    ace.update(probabilities, labels)
-    of_label = probabilities.gather(1, labels[:, None]).squeeze(1).double()
-    error = probabilities.clone()
-    error[torch.arange(len(labels), device=labels.device), labels] -= 1
-    return {
-        "acc": (probabilities.argmax(dim=1) == labels).double().mean().item(),
-        "ace": ace.compute().item(),
-        "ece": multiclass_calibration_error(probabilities, labels, probabilities.shape[1], n_bins=BINS, norm="l1").item(),
-        "nll": -of_label.clamp_min(torch.finfo(torch.float32).tiny).log().mean().item(),
-        "brier": error.square_().sum(dim=1, dtype=torch.float64).mean().item(),
-    }
+    return probabilities
 
 
 def _check(probabilities: Tensor, labels: Tensor) -> None:

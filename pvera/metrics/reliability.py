@@ -1,4 +1,4 @@
-"""The bins behind ECE and every reliability diagram, from one confidence for each image. Imports no torch."""
+"""The bins of ECE and of reliability diagrams. Imports no torch."""
 
 import numpy as np
 
@@ -9,10 +9,10 @@ EDGES = np.where(_UP < 0.5, _UP, 1 - _UP[::-1]).astype(np.float32)
 
 
 def reliability(confidence: np.ndarray, correct: np.ndarray) -> list[dict[str, float]]:
-    """The bins of ECE that hold images: `confidence` (mean of the largest probability), `accuracy` and the `share` of all images.
+    """The bins of ECE that hold images: each with its mean `confidence`, its `accuracy` and its `share` of all images.
 
-    Takes the largest probability (N,) of each image and whether its class is the label (N,). The sum of share |accuracy - confidence| is
-    `calibration.metrics(...)["ece"]`. As torchmetrics', a bin includes its lower edge: a confidence of exactly 1 is a bin of its own.
+    `confidence` (N,) is the largest probability of each image, `correct` (N,) whether its class is the label. ECE is the sum of
+    share |accuracy - confidence|. A bin includes its lower edge, as in torchmetrics, so a confidence of exactly 1 is a bin of its own.
     """
     confidence = np.minimum(confidence, 1).astype(np.float32)  # a mean over draws may round to just above 1
     bin_of = np.digitize(confidence, EDGES)

@@ -1,4 +1,4 @@
-"""Which code made a row: the commit, whether it was changed, and the versions of what it depends on."""
+"""Which code made a row: the git commit, whether files were changed, and the versions of packages."""
 
 import os
 import platform
@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-# What the figures depend on; a package that is not installed is left out.
+# Packages that results depend on; one that is not installed is left out.
 PACKAGES = ("pvera", "torch", "torchvision", "timm", "torchmetrics", "hydra-core", "numpy", "pillow", "scikit-learn", "tensorflow-datasets")
 
 
 @cache
 def provenance(root: Path = ROOT) -> dict[str, Any]:
-    """The row's fields that say which code ran: git_commit, git_dirty (a tracked file outside results/ differs) and versions.
+    """The row's git_commit, git_dirty (a tracked file outside results/ differs) and versions of packages.
 
-    Outside a git checkout of the project the commit is None and dirty True: nobody can tell. Looked up once per process, since what
-    is edited during a sweep is not the code that runs.
+    Outside a git checkout of the project the commit is None and git_dirty is True. Looked up once per process: edits during a sweep do
+    not change the code that runs.
     """
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -26,7 +26,7 @@ def provenance(root: Path = ROOT) -> dict[str, Any]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    # The project may lie in an environment inside somebody else's repository: only its own counts.
+    # The project may lie inside another repository (as part of an environment): only its own commit counts.
     commit = None
     if _git(root, "rev-parse", "--show-toplevel") == str(root):
         commit = _git(root, "rev-parse", "--verify", "HEAD")
@@ -35,7 +35,7 @@ def provenance(root: Path = ROOT) -> dict[str, Any]:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """What git prints, or None where it fails or is not installed."""
+    """The output of git; None where it fails or is not installed."""
     # A git hook sets these, and they would point past `root`.
     environment = {key: value for key, value in os.environ.items() if key not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")}
     try:

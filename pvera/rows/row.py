@@ -1,19 +1,16 @@
-"""One JSON file per run: what was asked for, what came out, and what made it. The files are the truth; tables and W&B are views."""
+"""One JSON file per run: what was asked for, what came out, and which code made it. The files are the truth; tables and W&B are views."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from pvera.rows import migrations
-
-SCHEMA_VERSION = migrations.CURRENT
+SCHEMA_VERSION = 3
 
 
 @dataclass
 class Row:
     """One run: a backbone, task, source, protocol, adapter and seed, with the adapter's whole grid.
 
-    Losses are in nats, accuracies and calibration errors in [0, 1], `seconds` is wall time, `peak_memory` bytes, `finished` UTC in
-    ISO 8601. The test metrics are those of the chosen grid point only (see pvera.metrics.calibration.metrics).
+    Losses are in nats, accuracies in [0, 1], `seconds` is wall time, `peak_memory` bytes, `finished` UTC in ISO 8601.
     """
 
     schema_version: int
@@ -33,14 +30,10 @@ class Row:
     adapter_params: int
     head_params: int
     grid: list[dict[str, Any]]  # {point, val_loss, val_acc, best_epoch, epochs} each; a loss that diverged is null
-    chosen: dict[str, Any]  # the point of the grid with the lowest validation loss
+    chosen: dict[str, Any]  # the grid point with the lowest validation loss
     val_loss: float
     val_acc: float
-    test_acc: float
-    test_ace: float
-    test_ece: float
-    test_nll: float
-    test_brier: float
+    test: dict[str, float]  # test metrics of the chosen point, by their names in pvera.metrics.table.METRICS
     best_epoch: int
     n_train: int
     n_val: int
@@ -56,4 +49,8 @@ class Row:
     device: str
     data: dict[str, Any]  # source, versions (of the data and of what decoded it), and the checksums of each split's membership and images
     finished: str
-    events: list[str] = field(default_factory=list)  # what happened on the way that may have touched the numbers, in words
+    events: list[str] = field(default_factory=list)  # what happened during training that may have touched the numbers, in words
+
+    def value(self, name: str) -> float | None:
+        """The value of a name in `pvera.metrics.table.columns`; None for a metric that was registered after this run."""
+        return self.val_acc if name == "val_acc" else self.test.get(name.removeprefix("test_"))

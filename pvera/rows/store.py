@@ -1,105 +1,127 @@
-"""Rows and the test probabilities beside them, written and read.
+"""Writes and reads rows, and the test probabilities in a file next to each.
 
 Imports neither torch nor numpy at module level, so that a table of thousands of rows is rendered at once.
 """
+
+from __future__ import annotations
 
 import io
 import json
 import math
 import zipfile
 import zlib
-from dataclasses import fields
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, get_origin, get_type_hints
 
 from pvera.errors import UserError
-from pvera.rows import migrations
 from pvera.rows.digests import digest
 from pvera.rows.row import SCHEMA_VERSION, Row
-from pvera.storage import write_atomically
+from pvera.storage import field_difference, read_object, write_atomically
 
 if TYPE_CHECKING:
     import numpy as np
 
+PATTERN = "seed=*.json"
+"""The names of the files of rows."""
+
 
 def write(path: Path, row: Row) -> None:
-    """Write a row atomically, with a checksum: the file holds the whole row or does not exist. A row that is there already stays.
+    """Writes a row atomically, with a checksum. A row that is there already stays.
 
-    Raises UserError where a figure is not finite (only a grid point that was not chosen may have diverged) or the file cannot be written.
+    Raises UserError where a value is not finite (only a grid point that was not chosen may have diverged) or the file cannot be written.
     """
-    if broken := [name for name, value in vars(row).items() if isinstance(value, float) and not math.isfinite(value)]:
+    values = vars(row) | {f"test_{name}": value for name, value in row.test.items()}
+    if broken := [name for name, value in values.items() if not _finite(value)]:
         raise UserError(f"{path} not written: {', '.join(broken)} must be finite, but training diverged; lower the learning rate")
     if row.digest != digest(row.config):
         raise ValueError(f"{path}: the row's digest is not that of its config")
-    grid = [
-        {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in entry.items()}
-        for entry in row.grid
-    ]
+    grid = [{name: value if _finite(value) else None for name, value in point.items()} for point in row.grid]
     write_atomically(path, to_text(vars(row) | {"grid": grid}).encode(), keep=True)
 
 
+def _finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 def to_text(values: dict[str, Any]) -> str:
-    """What the file of a row with these values holds: them, and their checksum as one more, which shows a change of any of them."""
+    """The file of a row with these values: JSON, with their checksum as one more value, which shows a change of any of them."""
     return json.dumps(values | {"checksum": digest(values)}, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def read(path: Path) -> Row:
     """The row in a file. Raises UserError, naming the file, for anything but a whole and unaltered row of this schema version."""
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-        json.dumps(values, ensure_ascii=False).encode()  # text that no file can hold (half a character), or nested too deep
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not a readable JSON row: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} is not a row: expected a JSON object, found {type(values).__name__}")
-    version = values.get("schema_version")
-    if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
+    values = read_object(Path(path), "JSON row")
+    if values is None:
+        raise UserError(f"{path} is not a readable JSON row: there is no such file")
+    if values.get("schema_version") != SCHEMA_VERSION:
         raise UserError(
-            f"{path} has schema_version {version!r}, this version of pvera reads 1 to {SCHEMA_VERSION}: move the file away or run again"
+            f"{path} has schema_version {values.get('schema_version')!r}, this version of pvera reads {SCHEMA_VERSION}: "
+            "move the file away or run again"
         )
     checksum = values.pop("checksum", None)
-    intact = version == 1 or checksum == digest(values)
-    values = migrations.migrate(values)
-    types = _field_types()
-    if values.keys() != types.keys():
-        named = [
-            f"{what} {', '.join(sorted(keys))}"
-            for what, keys in (("lacks", types.keys() - values), ("has unknown", values.keys() - types))
-            if keys
-        ]
-        raise UserError(f"{path} is not a whole row: it {' and '.join(named)}")
-    for name, kind in types.items():
+    if difference := field_difference(values, Row):
+        raise UserError(f"{path} is not a whole row: it {difference}")
+    for name, kind in _field_types().items():
         if not isinstance(values[name], kind):
             raise UserError(f"{path}: {name} must be {getattr(kind, '__name__', kind)}, found {values[name]!r}")
-        if isinstance(values[name], float) and not math.isfinite(values[name]):
+        if not _finite(values[name]):
             raise UserError(f"{path}: {name} must be finite, found {values[name]}")
     for name, kind in (("grid", dict), ("limited_reasons", str)):
         if not all(isinstance(value, kind) for value in values[name]):
             raise UserError(f"{path}: {name} must be a list of {kind.__name__}, found {values[name]!r}")
-    row = Row(**values)
-    if row.digest != digest(row.config):
+    for name, value in values["test"].items():
+        if not isinstance(value, float | int) or not _finite(value):
+            raise UserError(f"{path}: the test metric {name} must be a finite number, found {value!r}")
+    if values["digest"] != digest(values["config"]):
         raise UserError(f"{path}: its digest is not that of its config, so one of them was edited: delete the file and run again")
-    if not intact:
+    if checksum != digest(values):
         raise UserError(f"{path}: its checksum is not that of its values, so it was edited or damaged: delete the file and run again")
-    return row
+    return Row(**values)
 
 
-def read_all(folder: Path) -> list[Row]:
-    """All rows below a folder, in the order of their paths. Raises UserError where the folder does not exist."""
-    return list(read_files(folder).values())
+Record = TypeVar("Record")
+
+
+def read_below(folder: Path, pattern: str, reader: Callable[[Path], Record | None]) -> tuple[dict[Path, Record], list[str]]:
+    """All records below a folder in the order of their paths, and the errors of the files that cannot be read.
+
+    A file that is gone by the time it is read is left out. Raises UserError where the folder does not exist.
+    """
+    if not Path(folder).is_dir():
+        raise UserError(f"no results folder at {folder}: name one that a run has written to")
+    records, errors = {}, []
+    for path in sorted(Path(folder).rglob(pattern)):
+        try:
+            if (record := reader(path)) is not None:
+                records[path] = record
+        except UserError as error:
+            errors.append(str(error))
+    return records, errors
+
+
+def scan(folder: Path) -> tuple[dict[Path, Row], list[str]]:
+    """All rows below a folder by their files, and the errors of files that are no whole rows. Raises as `read_below`."""
+    return read_below(folder, PATTERN, read)
 
 
 def read_files(folder: Path) -> dict[Path, Row]:
-    """All rows below a folder by their files, which are named seed=*.json; raises as `read_all`."""
-    if not Path(folder).is_dir():
-        raise UserError(f"no results folder at {folder}: name one that a run has written to")
-    return {found: read(found) for found in sorted(Path(folder).rglob("seed=*.json"))}
+    """All rows below a folder by their files. Raises UserError for the first file that is no whole row, and as `read_below`."""
+    rows, errors = scan(folder)
+    if errors:
+        raise UserError(errors[0])
+    return rows
 
 
-def save_probabilities(path: Path, probabilities: "np.ndarray", labels: "np.ndarray") -> None:
-    """Keep the test probabilities (N, C) as float32 and the labels (N,) as int64 beside the row at `path`, as compressed .npz."""
+def read_all(folder: Path) -> list[Row]:
+    """All rows below a folder, in the order of their paths. Raises as `read_files`."""
+    return list(read_files(folder).values())
+
+
+def save_probabilities(path: Path, probabilities: np.ndarray, labels: np.ndarray) -> None:
+    """Keeps test probabilities (N, C) as float32 and labels (N,) as int64 next to the row at `path`, as compressed .npz."""
     import numpy as np
 
     buffer = io.BytesIO()
@@ -107,8 +129,8 @@ def save_probabilities(path: Path, probabilities: "np.ndarray", labels: "np.ndar
     write_atomically(path.with_suffix(".npz"), buffer.getvalue())
 
 
-def load_probabilities(path: Path) -> tuple["np.ndarray", "np.ndarray"]:
-    """The probabilities (N, C) and labels (N,) kept beside the row at `path`. Raises UserError where they are missing or damaged."""
+def load_probabilities(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The probabilities (N, C) and labels (N,) of the row at `path`. Raises UserError where they are missing or damaged."""
     import numpy as np
 
     file = path.with_suffix(".npz")
@@ -125,11 +147,7 @@ def load_probabilities(path: Path) -> tuple["np.ndarray", "np.ndarray"]:
 def _field_types() -> dict[str, Any]:
     """What isinstance accepts for each field: float | int for a float, list for a list[str]."""
     types: dict[str, Any] = {}
-    for one in fields(Row):
-        origin = get_origin(one.type)
-        types[one.name] = float | int if one.type is float else one.type if origin in (None, UnionType) else origin
+    for name, hint in get_type_hints(Row).items():
+        origin = get_origin(hint)
+        types[name] = float | int if hint is float else hint if origin in (None, UnionType) else origin
     return types
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")

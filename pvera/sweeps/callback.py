@@ -25,8 +25,8 @@ from omegaconf import DictConfig
 from pvera.command import MISTAKES, explain
 from pvera.config import Run, to_runs
 from pvera.overrides import composing
-from pvera.rows import store
-from pvera.sweeps import failures, leases
+from pvera.rows import failure, store
+from pvera.sweeps import leases
 from pvera.sweeps.execute import Done, execute, row_path
 
 WATCH_S = 2  # between looks for new rows
@@ -92,7 +92,7 @@ class Sweep(Callback):
                 runs = compose(config, job)
                 runs[0].source.check(runs[0].task)
                 self.runs += [(job, run) for run in runs]
-            self.failed_before = failures.seen([row_path(run) for _, run in self.runs])
+            self.failed_before = failure.seen([row_path(run) for _, run in self.runs])
             self.done_before = sum(row_path(run).exists() for _, run in self.runs)
         except MISTAKES as error:  # Hydra would turn an exception of a callback into a warning, but it lets an exit pass
             print(f"pvera: {explain(error)}", file=sys.stderr)
@@ -190,10 +190,10 @@ def _why_not(run: Run) -> str:
             return ""
         if claim := leases.of(path):
             return f"claimed by {claim.holder()}"
-        failed = failures.read(path)
+        failed = failure.read(path)
     except MISTAKES as error:
         return str(error)
-    return f"{failed.reason} ({failures.place(path)})" if failed else "left nothing behind, see above"
+    return f"{failed.reason} ({failure.place(path)})" if failed else "left nothing behind, see above"
 
 
 def is_lost_worker(error: BaseException) -> bool:

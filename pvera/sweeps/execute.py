@@ -9,9 +9,10 @@ from pathlib import Path
 from pvera import loggers, storage
 from pvera.config import Run
 from pvera.errors import UserError
+from pvera.metrics.table import summary
 from pvera.models import precision
-from pvera.rows import digests, store
-from pvera.sweeps import failures, leases
+from pvera.rows import digests, failure, store
+from pvera.sweeps import leases
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Done:
         row = store.read(self.path)
         state = f"{row.seconds:.0f} s" if self.new else "done before"
         what = f"{row.adapter} on {row.task}, seed {row.seed}"
-        return f"{what}: test accuracy {100 * row.test_acc:.2f} %, ACE {100 * row.test_ace:.2f} % ({state}) {self.path}"
+        return f"{what}: test {summary(row.test)} ({state}) {self.path}"
 
 
 def row_path(run: Run) -> Path:
@@ -43,7 +44,7 @@ def execute(runs: list[Run], wait: bool = True, failed_before: dict[Path, bytes]
     """Does those of the runs that have no row yet, in one pack; they differ in the seed alone.
 
     Those that another worker has claimed are waited for, or left to it. One that fails there is not tried here again: `failed_before`
-    are the failures (by failures.seen) that were there when the sweep began. All that can be wrong with the request is found before
+    are the failures (by failure.seen) that were there when the sweep began. All that can be wrong with the request is found before
     anything is trained. Raises UserError if one of the runs fails, after the rows of the others are written.
     """
     run = runs[0]
@@ -62,11 +63,11 @@ def execute(runs: list[Run], wait: bool = True, failed_before: dict[Path, bytes]
 
             compilation.check(resources.device(run.device))
         run.backbone.check(run.image_size)
-    before = failures.seen(paths) if failed_before is None else failed_before
+    before = failure.seen(paths) if failed_before is None else failed_before
     new: set[Path] = set()
-    while left := [(one, path) for one, path in left if not path.exists() and not failures.since(path, before)]:
+    while left := [(one, path) for one, path in left if not path.exists() and not failure.since(path, before)]:
         with leases.hold([path for _, path in left]) as held:
-            mine = [(one, path) for one, path in left if path in held and not failures.since(path, before)]
+            mine = [(one, path) for one, path in left if path in held and not failure.since(path, before)]
             if mine:
                 _train(mine)
                 new |= {path for _, path in mine}
@@ -75,8 +76,8 @@ def execute(runs: list[Run], wait: bool = True, failed_before: dict[Path, bytes]
         if waiting := [path for _, path in left if not path.exists()]:
             leases.wait(waiting)
     _clean(paths)
-    if failed := [path for path in paths if not path.exists() and failures.since(path, before)]:
-        told = [one.reason for path in failed if (one := failures.read(path))]
+    if failed := [path for path in paths if not path.exists() and failure.since(path, before)]:
+        told = [one.reason for path in failed if (one := failure.read(path))]
         raise UserError(f"another worker has tried this: {'; '.join(dict.fromkeys(told))}")
     return [Done(path, path in new, None if path.exists() else leases.of(path)) for path in paths]
 
@@ -89,16 +90,16 @@ def _train(left: list[tuple[Run, Path]]) -> None:
         storage.remove_partial(path)
     try:
         for run, path, outcome in train_and_test(left):
-            if isinstance(outcome, failures.Failure):
-                failures.write(path, outcome)
+            if isinstance(outcome, failure.Failure):
+                failure.write(path, outcome)
                 continue
             store.write(path, outcome)  # before any logger hears of it: what one does cannot lose the row
-            failures.place(path).unlink(missing_ok=True)
+            failure.place(path).unlink(missing_ok=True)
             unfinished.remove(run)
-            loggers.finish(run, asdict(outcome))
+            loggers.finish(run.logger, asdict(outcome))
     finally:
         for run in unfinished:
-            loggers.finish(run, None)
+            loggers.finish(run.logger, None)
 
 
 def _clean(paths: list[Path]) -> None:

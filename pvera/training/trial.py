@@ -19,15 +19,15 @@ from data.source import provenance as seen_images
 from pvera import loggers
 from pvera.config import Run, from_dict
 from pvera.errors import MISTAKES, UserError
-from pvera.loggers.base import label
-from pvera.metrics.calibration import metrics
+from pvera.loggers.base import Watched, label
+from pvera.metrics.table import evaluate
 from pvera.models import checkpoint, resources
 from pvera.models.class_token import class_token_only
 from pvera.models.classifier import Classifier, build, count, hold_in_bf16, trainable
 from pvera.models.predict import logits_of_all, probabilities
 from pvera.rows import digests, provenance, store
+from pvera.rows.failure import Failure
 from pvera.rows.row import SCHEMA_VERSION, Row
-from pvera.sweeps.failures import Failure, failure
 from pvera.training import loop
 from pvera.training.progress import Progress
 
@@ -98,7 +98,7 @@ class Trial:
 
     def log(self, point: int, figures: dict[str, float]) -> None:
         """An epoch of one point: for the loggers, and for whoever should know at once."""
-        loggers.epoch(self.run, point, figures)
+        loggers.epoch(self.run.logger, point, figures)
         if not self.warned and (said := self.run.adapter.warning(figures)):
             self.warned = True  # once a run
             name = f"{label(self.points[point])}: " if len(self.points) > 1 else ""
@@ -122,7 +122,7 @@ def train_and_test(left: list[tuple[Run, Path]]) -> Iterator[tuple[Run, Path, Ro
     on = {name: device if name != "test" else torch.device("cpu") for name in splits}  # the test split is read once, in batches
     data = {name: loop.Data(split.images, split.labels, on[name]) for name, split in splits.items()}
     for one, path in left:
-        loggers.start(one, path)
+        loggers.start(one.logger, watched(one, path))
 
     done: list[Trial] = []
     try:
@@ -155,6 +155,24 @@ def train_and_test(left: list[tuple[Run, Path]]) -> Iterator[tuple[Run, Path, Ro
         raise UserError("; ".join(dict.fromkeys(str(broken.failure) for _, broken in failed)))
 
 
+def watched(run: Run, path: Path) -> Watched:
+    """The run as its loggers know it."""
+    settings = run.settings()
+    return Watched(
+        run.name, run.adapter.name, run.task.name, run.task.group, run.backbone.name, run.protocol.name, run.seed, settings,
+        digests.digest(settings), path, Path(run.results), [label(point) for point, _ in run.adapter.points()],
+    )  # fmt: skip
+
+
+def failure(run: Run, reason: str, epoch: int | None = None, step: int | None = None) -> Failure:
+    """The failure of a run, now."""
+    settings = run.settings()
+    return Failure(
+        1, digests.digest(settings), settings, run.name, run.task.name, run.adapter.name, run.backbone.name, run.seed,
+        reason, epoch, step, datetime.now(UTC).isoformat(timespec="seconds"),
+    )  # fmt: skip
+
+
 def _train(trials: list[Trial], data: dict[str, loop.Data], progress: Progress) -> None:
     """Trains what is left to train of each, as the protocol has it."""
     run = trials[0].run
@@ -182,7 +200,7 @@ def _keep(trial: Trial, found: Tensor, labels: Tensor) -> dict[str, Any]:
     store.save_probabilities(trial.path, found.numpy(), labels.numpy())
     saved = {"run": run.to_dict(), "chosen": trial.points[trial.chosen], "weights_sha256": run.backbone.weights_sha256()}
     checkpoint.save(trial.path.with_suffix(".safetensors"), trial.state(), saved)
-    return {f"test_{name}": value for name, value in metrics(found, labels).items()} | {"n_test": len(labels)}
+    return {"test": evaluate(found, labels), "n_test": len(labels)}
 
 
 def _row(
