@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
@@ -36,6 +36,12 @@ def run(
     except KeyboardInterrupt:
         print(f"pvera: {stopped}", file=sys.stderr)
         return 130
+
+
+def warn(errors: Iterable[str]) -> None:
+    """Prints what a command goes on without, such as a file that cannot be read, a line for each."""
+    for error in errors:
+        print(f"pvera: {error}", file=sys.stderr)
 
 
 def explain(error: BaseException) -> str:

@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     from pvera.evaluators.sampled import predict
     from pvera.evaluators.trained import checkpoint_of
     from pvera.exchange.trial import rebuild_peft
-    from pvera.metrics.calibration import metrics
+    from pvera.metrics.table import evaluate
     from pvera.models.predict import logits_of, probabilities
     from pvera.rows import store
     from pvera.training.trial import rebuild
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
             predicted = probabilities(logits_of(model, test.images))
         else:
             predicted = predict(model, test.images, options.samples).mean
-        found = metrics(predicted, test.labels.cpu())
+        found = evaluate(predicted, test.labels.cpu())
         row_path = options.checkpoint.with_suffix(".json")
         row = store.read(row_path) if row_path.exists() else None
     except MISTAKES as error:
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("pvera: stopped", file=sys.stderr)
         return 130
     for name, value in found.items():
-        print(f"test_{name:6} {value:.6f}" + (f"   in the row {getattr(row, f'test_{name}'):.6f}" if row else ""))
+        print(f"test_{name:6} {value:.6f}" + (f"   in the row {row.test[name]:.6f}" if row and name in row.test else ""))
     return 0
 
 

@@ -15,9 +15,8 @@ from pvera import storage
 from pvera.errors import UserError
 from pvera.evaluators.foreign import SPEC, elsewhere, load_all
 from pvera.evaluators.trained import Reopened, checkpoint_of, command, options, reopen
+from pvera.metrics.table import METRICS
 from pvera.rows import provenance
-
-SHOWN = ("acc", "ace", "ece", "nll", "brier")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,11 +65,11 @@ def lines(report: dict[str, Any]) -> list[str]:
     """The short table of a report."""
     limited = f", limited: {'; '.join(report['limited_reasons'])}" if report["limited"] else ""
     said = [f"{report['adapter']} on {report['task']}, seed {report['seed']}, {report['images']} test images{limited}"]
-    said += ["", f"{'':26}" + "".join(f"{name:>9}" for name in SHOWN)]
+    said += ["", f"{'':26}" + "".join(f"{name:>9}" for name in METRICS)]
     modes = report.get("modes", {"mean": report["mean"]["metrics"]})
     counts = [(f"softmax of {entry['n']} passes", entry) for entry in report.get("by_samples", [])]
     for name, figures in [(f"{name} mode" if name == "mean" else name, figures) for name, figures in modes.items()] + counts:
-        said.append(f"{name:26}" + "".join(f"{figures[key]:9.4f}" for key in SHOWN))
+        said.append(f"{name:26}" + "".join(f"{figures[key]:9.4f}" for key in METRICS))
     for kind in ("mean", "sampled"):
         if kind not in report:
             continue

@@ -47,9 +47,9 @@ def main() -> None:
             row, found = measure(threads, words, Path(folder) / str(number))
             other, expected = before[2] if "to 2 threads" in change else before.get(1, (row, found))
             before.setdefault(threads, (row, found))
-            loss, probability = row.test_nll - other.test_nll, np.abs(found - expected).max()
+            loss, probability = row.test["nll"] - other.test["nll"], np.abs(found - expected).max()
             moved = int((found.argmax(1) != expected.argmax(1)).sum())
-            print(f"| {change} | {row.test_nll:.6f} | {loss:+.1e} | {probability:.1e} | {moved} of {len(found)} |", flush=True)
+            print(f"| {change} | {row.test['nll']:.6f} | {loss:+.1e} | {probability:.1e} | {moved} of {len(found)} |", flush=True)
 
 
 if __name__ == "__main__":

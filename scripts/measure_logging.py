@@ -17,6 +17,7 @@ from pvera import loggers
 from pvera.config import register, to_runs
 from pvera.rows import store
 from pvera.sweeps.execute import row_path
+from pvera.training.trial import watched
 
 FIGURES = {"cross_entropy": 1.25, "penalty": 1e-4, "kl": 100.0, "sigma": 0.9, "lr": 1e-3, "rate": 40.0, "memory": 2**30}
 
@@ -29,19 +30,19 @@ def measure(name: str, folder: Path, epochs: int) -> tuple[float, float, float]:
     store.save_probabilities(path, np.full((5000, 16), 1 / 16), np.zeros(5000))
     for file in (path, path.with_suffix(".safetensors")):
         file.write_bytes(b"x" * 500_000)
-    row = {"test_acc": 0.5, "test_ace": 0.01, "best_epoch": 1, "chosen": {}}
+    row = {"test": {"acc": 0.5, "ace": 0.01}, "best_epoch": 1, "chosen": {}}
 
     def epoch(number: int) -> None:
-        loggers.epoch(run, 0, {"epoch": number, **FIGURES, "val_loss": 1 / number, "val_acc": 0.5})
+        loggers.epoch(run.logger, 0, {"epoch": number, **FIGURES, "val_loss": 1 / number, "val_acc": 0.5})
 
     times = [time.perf_counter()]
-    loggers.start(run, path)
+    loggers.start(run.logger, watched(run, path))
     epoch(1)
     times.append(time.perf_counter())
     for number in range(2, epochs + 2):
         epoch(number)
     times.append(time.perf_counter())
-    loggers.finish(run, row)
+    loggers.finish(run.logger, row)
     times.append(time.perf_counter())
     start, between, end = np.diff(times)
     return start, between / epochs, end

@@ -1,10 +1,10 @@
-"""The paper's table: says what is missing on this machine and how to get it, runs what can be run, and renders the table.
+"""The paper's table: names the data that is missing on this machine and how to get it, runs the rest, and renders the table.
 
     make reproduce-table LAUNCHER=ray ARGS="source=tfds protocol=corrected"
     or: python scripts/reproduce_table.py launcher=ray source=tfds protocol=corrected
 
-The words are Hydra's overrides of experiment=paper/all (task=dtd,kitti adapter=pvera seed=0 source.root=DIR ...). What has been run
-before is not run again. Exit codes: 0 the table is complete, 1 parts of it are missing, 2 a mistake in the request, 130 stopped.
+The arguments are Hydra's overrides of experiment=paper/all (task=dtd,kitti adapter=pvera seed=0 source.root=DIR ...). Runs that are done
+are not run again. Exit codes: 0 the table is complete, 1 parts of it are missing, 2 a mistake in the request, 130 stopped.
 """
 
 import argparse
@@ -16,8 +16,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from pvera import table
-from pvera.command import MISTAKES, explain
+from pvera import command, table
+from pvera.command import MISTAKES
 from pvera.config import Run
 from pvera.errors import UserError
 from pvera.overrides import composing
@@ -31,12 +31,12 @@ EXPERIMENT = "experiment=paper/all"
 
 @dataclass
 class Plan:
-    """What the request asks for, and which of it is available or missing, named by overrides (`task=dtd`, `backbone=...`)."""
+    """The runs of the request, and the tasks and backbones that are available or missing, by overrides (`task=dtd`, `backbone=...`)."""
 
     runs: dict[str, list[Run]]
-    """By task: one for each backbone, source, ... of the sweep, whatever its adapter and seed."""
+    """By task: a run for each backbone, source, ... of the sweep, of any adapter and seed."""
     cells: list[tuple[tuple[str, ...], int]]
-    """All runs, adapters and seeds included: what `cell` says of a row, and the seed."""
+    """All runs: backbone, source, protocol, adapter and task, and the seed."""
     available: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
@@ -60,7 +60,7 @@ def plan(overrides: list[str]) -> Plan:
             run = composed[others][0]
             adapter = _last(job, "adapter").removeprefix("adapter=")
             swept = [part for part in job if part.startswith("seed=")]
-            seeds = OmegaConf.from_dotlist(swept).seed if swept else [one.seed for one in composed[others]]
+            seeds = OmegaConf.from_dotlist(swept).seed if swept else [other.seed for other in composed[others]]
             cell = (run.backbone.name, run.source.name, run.protocol.name, adapter, run.task.name)
             cells += [(cell, seed) for seed in (seeds if isinstance(seeds, Iterable) else [seeds])]
     return Plan(runs, cells)
@@ -71,33 +71,34 @@ def _last(job: list[str], key: str) -> str:
 
 
 def check(wanted: Plan) -> None:
-    """Prints a line for each task and backbone, and notes what is there and what is not."""
-    some = next(iter(wanted.runs.values()))
-    print(f"{EXPERIMENT}: {len(wanted.cells)} runs, source {some[0].source.name}, protocol {some[0].protocol.name}; its data and weights:")
-    said = ""
+    """Prints a line for each task and backbone, and notes which are available and which are missing."""
+    first = next(iter(wanted.runs.values()))
+    source, protocol = first[0].source.name, first[0].protocol.name
+    print(f"{EXPERIMENT}: {len(wanted.cells)} runs, source {source}, protocol {protocol}; its data and weights:")
+    last_reason = ""
 
-    def ready(what: str, runs: list[Run], look: Callable[[Run], None]) -> bool:
-        nonlocal said
+    def ready(override: str, runs: list[Run], check_run: Callable[[Run], None]) -> bool:
+        nonlocal last_reason
         try:
             for run in runs:
-                look(run)
-        except UserError as error:
-            print(f"  {what:26} missing: {error if str(error) != said else 'for the same reason'}", flush=True)
-            said = str(error)
-            wanted.missing.append(what)
+                check_run(run)
+        except MISTAKES as error:
+            print(f"  {override:26} missing: {error if str(error) != last_reason else 'for the same reason'}", flush=True)
+            last_reason = str(error)
+            wanted.missing.append(override)
             return False
-        print(f"  {what:26} ready", flush=True)
+        print(f"  {override:26} ready", flush=True)
         return True
 
     wanted.available = [task for task, runs in wanted.runs.items() if ready(task, runs, lambda run: run.source.check(run.task))]
-    for run in {run.backbone.name: run for run in some}.values():
+    for run in {run.backbone.name: run for run in first}.values():
         if not ready(f"backbone={run.backbone.name}", [run], lambda run: run.backbone.check(run.image_size)):
             wanted.available = []
 
 
 def render(folder: Path) -> int:
     """Prints and writes the tables of accuracy and ACE. Returns 0, 1 where no run has left a row, or 2 where the tables cannot be made."""
-    if not folder.is_dir() or not store.read_all(folder):
+    if not folder.is_dir() or not store.scan(folder)[0]:
         print(f"no table: no run has left a row in {folder} yet")
         return 1
     shown = [str(folder), "--allow-limited", "--allow-dirty"]  # their captions say so
@@ -107,21 +108,21 @@ def render(folder: Path) -> int:
     return code
 
 
-def name_missing(wanted: Plan, rows: list[Row]) -> None:
-    """Prints which of the cells asked for lack runs, by task."""
-    there = {((row.backbone, row.source, row.protocol, row.adapter, row.task), row.seed) for row in rows}
+def name_missing(wanted: Plan, rows: Iterable[Row]) -> None:
+    """Prints which cells lack runs, by task."""
+    present = {((row.backbone, row.source, row.protocol, row.adapter, row.task), row.seed) for row in rows}
     lacking: dict[str, dict[str, list[int]]] = {}
     number = 0
     for cell, seed in wanted.cells:
-        if (cell, seed) not in there:
+        if (cell, seed) not in present:
             lacking.setdefault(cell[-1], {}).setdefault(cell[-2], []).append(seed)
             number += 1
     print(f"missing cells: {number} of {len(wanted.cells)} runs have no row" if number else f"no cell is missing: {len(wanted.cells)} runs")
     all_adapters = {cell[-2] for cell, _ in wanted.cells}
     for task, adapters in lacking.items():
-        seeds = sorted({tuple(found) for found in adapters.values()})
+        seeds = sorted({tuple(of_adapter) for of_adapter in adapters.values()})
         alike = [f"seeds {', '.join(map(str, sorted(set(seeds[0]))))}"] if adapters.keys() == all_adapters and len(seeds) == 1 else []
-        named = [f"{adapter} (seeds {', '.join(map(str, sorted(set(found))))})" for adapter, found in adapters.items()]
+        named = [f"{adapter} (seeds {', '.join(map(str, sorted(set(lacking_seeds))))})" for adapter, lacking_seeds in adapters.items()]
         print(f"  {task:22} {f'all adapters, {alike[0]}' if alike else ', '.join(named)}")
 
 
@@ -129,26 +130,22 @@ def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides of experiment=paper/all")
-    overrides = parser.parse_args(arguments).overrides
-    try:
-        wanted = plan(overrides)
-        check(wanted)
-        code = 0
-        if wanted.available:
-            tasks = ",".join(task.removeprefix("task=") for task in wanted.available)
-            others = [override for override in overrides if not override.startswith("task=")]
-            code = subprocess.run([sys.executable, "-m", "pvera", EXPERIMENT, *others, f"task={tasks}"]).returncode
-        if code in (0, 1):  # 1: some runs failed
-            folder = Path(next(iter(wanted.runs.values()))[0].results)
-            if (rendered := render(folder)) == 0:
-                name_missing(wanted, store.read_all(folder))
-            code = max(code, rendered)
-    except MISTAKES as error:
-        print(f"pvera: {explain(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("pvera: stopped; the same command goes on with what is missing", file=sys.stderr)
-        return 130
+    return command.run(parser, _reproduce, arguments, stopped="stopped; the same command goes on with what is missing")
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    wanted = plan(options.overrides)
+    check(wanted)
+    code = 0
+    if wanted.available:
+        tasks = ",".join(task.removeprefix("task=") for task in wanted.available)
+        others = [override for override in options.overrides if not override.startswith("task=")]
+        code = subprocess.run([sys.executable, "-m", "pvera", EXPERIMENT, *others, f"task={tasks}"]).returncode
+    if code in (0, 1):  # 1: some runs failed
+        folder = Path(next(iter(wanted.runs.values()))[0].results)
+        if (rendered := render(folder)) == 0:
+            name_missing(wanted, store.scan(folder)[0].values())
+        code = max(code, rendered)
     if code > 1 or (code == 0 and not wanted.missing):
         return code
     missing = ", ".join(wanted.missing) or "the runs that failed, named above"

@@ -34,7 +34,7 @@ def whole(tmp_path):
 def row_changed(path):
     row = store.read(path)
     path.unlink()
-    store.write(path, replace(row, test_acc=0.25))
+    store.write(path, replace(row, test=row.test | {"acc": 0.25}))
 
 
 def time_changed(path):

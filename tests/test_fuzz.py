@@ -24,15 +24,15 @@ from pvera.config import from_dict, register, to_runs
 from pvera.errors import UserError
 from pvera.models import checkpoint
 from pvera.overrides import check_folder, check_words, close_environment
-from pvera.rows import digests, store
-from pvera.tables import published
+from pvera.rows import digests, reported, store
+from tests.helpers.rows import run
 
 MANY = int(os.environ.get("PVERA_FUZZ", 30))
 fuzz = settings(
     max_examples=MANY, deadline=None, database=None, suppress_health_check=list(HealthCheck), phases=(Phase.explicit, Phase.generate)
 )  # fmt: skip
 slower = settings(fuzz, max_examples=max(15, MANY // 10))
-ROW = next((Path(__file__).parents[1] / "results" / "offline_vtab").rglob("seed=*.json"))
+ROW = json.loads(store.to_text(vars(run())))
 
 texts = st.text(max_size=40)
 json_values = st.recursive(
@@ -156,7 +156,7 @@ def test_rows_of_any_content(folder, content):
 
 
 @fuzz
-@given(values=mutated(json.loads(ROW.read_text())))
+@given(values=mutated(ROW))
 def test_rows_with_altered_parts_and_their_table(folder, values):
     """With the digest of the altered config, as who alters a row with care would write it."""
     if isinstance(values, dict) and isinstance(values.get("config"), dict):
@@ -238,22 +238,22 @@ def test_words_of_prepare(many):
 @fuzz
 @given(content=contents, header=st.booleans())
 def test_reported_figures(folder, content, header):
-    (folder / "x.csv").write_bytes((",".join(published.HEADER) + "\n").encode() * header + content)
+    (folder / "x.csv").write_bytes((",".join(reported.HEADER) + "\n").encode() * header + content)
     try:
-        published.read(folder / "x.csv")
+        reported.read(folder / "x.csv")
     except UserError as error:
         fine(error)
 
 
 @fuzz
-@given(cells=st.lists(st.lists(texts | odd_words, min_size=len(published.HEADER), max_size=len(published.HEADER)), max_size=3))
+@given(cells=st.lists(st.lists(texts | odd_words, min_size=len(reported.HEADER), max_size=len(reported.HEADER)), max_size=3))
 def test_reported_figures_of_the_right_width(folder, cells):
     import csv
 
     with (folder / "y.csv").open("w", encoding="utf-8", errors="surrogatepass", newline="") as file:
-        csv.writer(file).writerows([published.HEADER, *cells])
+        csv.writer(file).writerows([reported.HEADER, *cells])
     try:
-        published.read(folder / "y.csv")
+        reported.read(folder / "y.csv")
     except UserError as error:
         fine(error)
 

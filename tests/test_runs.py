@@ -1,4 +1,4 @@
-"""Listing the runs below a folder: what is shown, what is filtered, what is deleted, and what is said of files that cannot be read."""
+"""Listing the runs below a folder: what is shown, filtered and deleted, and the errors of files that cannot be read."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def fail(root, task: str, **changes):
     path.parent.mkdir(parents=True, exist_ok=True)
     told = {
         "schema_version": 1, "digest": "0123abcd", "config": {}, "experiment": "demo", "task": task, "adapter": "lora", "backbone": "tiny",
-        "seed": 3, "reason": "the training loss\nis not finite", "epoch": 2, "finished": "2026-01-02T03:04:05+00:00",
+        "seed": 3, "reason": "the training loss\nis not finite", "epoch": 2, "step": 1, "finished": "2026-01-02T03:04:05+00:00",
     }  # fmt: skip
     path.write_text(json.dumps(told | changes))
     return path
@@ -50,11 +50,11 @@ def listed(capsys, *words) -> list[str]:
 
 def test_every_row_is_a_line_and_the_columns_are_aligned(folder, capsys):
     heading, *found, last = listed(capsys, folder)
-    assert " ".join(heading.split()) == "task adapter backbone seed chosen acc % ACE % val loss s finished marks path"
+    assert " ".join(heading.split()) == "task adapter backbone seed chosen acc % ace % ece % nll nats brier val loss s finished marks path"
     assert last == f"3 of 3 rows below {folder}"
     first, second, third = (line.split() for line in found)
-    assert first[:8] == ["dtd", "lora", "tiny", "0", "lr=0.0001", "62.50", "1.00", "1.5000"]
-    assert second[3:6] == ["11", "lr=0.0001", "100.00"]
+    assert first[:8] == ["dtd", "lora", "tiny", "0", "lr=0.0001", "62.5", "1.00", "2.00"]
+    assert first[8:11] == ["1.400", "0.600", "1.5000"] and second[3:6] == ["11", "lr=0.0001", "100.0"]
     assert [line[-2] for line in (first, second, third)] == ["-", "limited", "dirty"]
     assert {line.index(str(folder)) for line in found} == {heading.index("path")}
     assert {line[: heading.index("seed") + 4][-1] for line in found} == {"0", "1"}  # figures end where their heading does
@@ -189,7 +189,7 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_are_listed(folder, c
     for said in (
         "svhn/seed=3-0123abcd.failed is not a readable",
         "expected a JSON object, found list",
-        "it lacks adapter, backbone, epoch",
+        "it lacks adapter, backbone, config, digest, epoch",
     ):
         assert said in err
 
@@ -198,8 +198,8 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_are_listed(folder, c
     ("words", "said"),
     [
         (["nowhere"], "no results folder at nowhere"),
-        ([".", "--failed", "--limited"], "--limited and --dirty are said of rows"),
-        ([".", "--claims", "--dirty"], "--limited and --dirty are said of rows"),
+        ([".", "--failed", "--limited"], "--limited and --dirty select rows"),
+        ([".", "--claims", "--dirty"], "--limited and --dirty select rows"),
         ([".", "--claims", "--delete"], "--claims cannot be deleted"),
         ([".", "--yes"], "--yes is for --delete"),
     ],

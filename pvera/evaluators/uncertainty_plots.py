@@ -7,6 +7,7 @@ from typing import Any
 
 from pvera.errors import UserError
 from pvera.loggers import csv as log
+from pvera.metrics.table import METRICS
 from pvera.plots import style
 
 KINDS = {"mean": "mean mode", "sampled": "sampled"}
@@ -27,12 +28,12 @@ def draw(report: dict[str, Any], epochs: Path, stem: Path) -> None:
 
 def _samples(report: dict[str, Any]) -> Any:
     """Metrics by the number of passes, and the mean mode's as a line."""
-    figure, axes = style.new(columns=4, width=3.2)
+    figure, axes = style.new(columns=len(METRICS), width=3.2)
     n = [entry["n"] for entry in report["by_samples"]]
-    for axis, (key, label) in zip(axes[0], {"acc": "accuracy", "ace": "ACE", "ece": "ECE", "nll": "NLL"}.items(), strict=True):
+    for axis, (key, metric) in zip(axes[0], METRICS.items(), strict=True):
         axis.plot(n, [entry[key] for entry in report["by_samples"]], marker="o", label="average softmax")
         axis.axhline(report["mean"]["metrics"][key], color=style.COLOURS[1], linestyle="--", label="mean mode")
-        axis.set(xscale="log", xlabel="passes", title=label, xticks=n, xticklabels=n)
+        axis.set(xscale="log", xlabel="passes", title=metric.label, xticks=n, xticklabels=n)
         axis.minorticks_off()
     axes[0, 0].legend()
     return figure

@@ -13,8 +13,8 @@ from pvera.evaluators import sampled
 from pvera.evaluators.sampled import Prediction, draws_of, entropy, is_stochastic, join, summarise
 from pvera.evaluators.selective import compare, selective
 from pvera.evaluators.trained import Reopened
-from pvera.metrics.calibration import metrics
 from pvera.metrics.reliability import reliability
+from pvera.metrics.table import evaluate
 from pvera.models.classifier import Classifier
 from pvera.models.predict import logits_of
 
@@ -49,11 +49,11 @@ def measure(
         prediction = join(parts)
         inside["sampled"] = random(prediction)
         report["sampled"] = {"samples": samples, "level": sampled.LEVEL} | _section(prediction.mean, labels, inside["sampled"])
-        report["by_samples"] = [{"n": n} | metrics(torch.cat(kept), labels) for n, kept in averages.items()]
+        report["by_samples"] = [{"n": n} | evaluate(torch.cat(kept), labels) for n, kept in averages.items()]
         report["modes"] = {"mean": report["mean"]["metrics"]}
         for name, mode, average in (("sample", "sample", 1), ("mean+sigma", "mean+sigma", 1), (f"average of {samples}", "sample", samples)):
             draws = torch.cat(list(draws_of(model, run.images, 1, seed, mode, average, progress=progress)))
-            report["modes"][name] = metrics(draws[:, 0], labels)
+            report["modes"][name] = evaluate(draws[:, 0], labels)
     report["ood"] = {}
     for name, images in foreign.items():
         outside = {"mean": certain(softmax_of(model, images))}
@@ -91,7 +91,7 @@ def _section(found: Tensor, labels: Tensor, signals: Signals) -> dict[str, Any]:
     """What can be said of predictions (N, C) and their uncertainties."""
     correct = (found.argmax(1) == labels).numpy()
     return {
-        "metrics": metrics(found, labels),
+        "metrics": evaluate(found, labels),
         "reliability": reliability(found.amax(1).numpy(), correct),
         "wrong_against_correct": {name: compare(values[~correct], values[correct]) for name, values in signals.items()},
         "selective": {name: selective(-values, correct) for name, values in signals.items()},

@@ -1,6 +1,6 @@
 """The table of test metrics. A metric is a function here and an entry in METRICS; everything that shows metrics iterates over METRICS.
 
-Imports no torch at module level, so that a table of thousands of rows is rendered at once.
+Imports neither torch nor numpy at module level, so that a table of thousands of rows is rendered at once.
 """
 
 from __future__ import annotations
@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from pvera.metrics.reliability import BINS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,6 +61,8 @@ def ece(probabilities: Tensor, labels: Tensor) -> float:
     """Expected calibration error of the most probable class over bins of equal width, L1, in [0, 1] (torchmetrics)."""
     from torchmetrics.functional.classification import multiclass_calibration_error
 
+    from pvera.metrics.reliability import BINS
+
     return multiclass_calibration_error(probabilities, labels, probabilities.shape[1], n_bins=BINS, norm="l1").item()
 
 
@@ -101,8 +101,8 @@ METRICS = {
 VALIDATION_ACCURACY = Metric("val_acc", "validation accuracy", "%", 1, True, accuracy)
 
 
-def columns() -> dict[str, Metric]:
-    """What a table can show of a row, by the name on a command line: every test metric as "test_<name>", and "val_acc"."""
+def quantities() -> dict[str, Metric]:
+    """What a table can show of a row, by its name on a command line: every test metric as "test_<name>", and "val_acc"."""
     return {f"test_{name}": metric for name, metric in METRICS.items()} | {"val_acc": VALIDATION_ACCURACY}
 
 

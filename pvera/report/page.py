@@ -14,16 +14,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from data.tasks import TASKS
+from pvera.metrics.table import METRICS, VALIDATION_ACCURACY, quantities
 from pvera.plots import interactive
 from pvera.plots.charts import Chart, HeatMap, Panel
 from pvera.report import beside, panels, uncertain
 from pvera.report.ablations import ablations
+from pvera.rows import reported
 from pvera.rows.row import Row
 from pvera.tables import published, render, render_statistics, section, statistics
-from pvera.tables.grouping import Comparable, brief, columns, comparables, settings
-from pvera.tables.render import METRICS, Section
-
-RUNS = ("val_acc", "test_acc", "test_ace", "test_ece", "test_nll", "test_brier")
+from pvera.tables.grouping import Group, brief, columns, group_rows, settings
+from pvera.tables.render import Section
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Part:
 
 def parts(files: dict[Path, Row], folder: Path) -> list[Part]:
     """One for each set of comparable rows."""
-    groups = comparables(files.values())
+    groups = group_rows(files.values())
     sizes: dict[str, int] = {}
     for row in files.values():
         sizes[row.adapter] = min(row.adapter_params, sizes.get(row.adapter, row.adapter_params))
@@ -65,10 +65,10 @@ def parts(files: dict[Path, Row], folder: Path) -> list[Part]:
     return [_part(found, files, folder, index) for found in groups]
 
 
-def _part(found: Comparable, files: dict[Path, Row], folder: Path, index: dict[str, int]) -> Part:
+def _part(found: Group, files: dict[Path, Row], folder: Path, index: dict[str, int]) -> Part:
     several = len(found.tasks) > 1
-    metrics = ["test_acc", "test_ace"] if several else ["test_acc"]
-    figures = [statistics.of(found, metric) for metric in ("test_acc", "test_ace")]
+    metrics = [f"test_{name}" for name in METRICS] if several else ["test_acc"]
+    figures = [statistics.of(found, f"test_{name}") for name in METRICS]
     sections = [section.section(found, metric) for metric in metrics]
     mine = beside.shown(files, found.shown)
     trade_offs = panels.trade_offs(found, index)
@@ -88,12 +88,12 @@ def _part(found: Comparable, files: dict[Path, Row], folder: Path, index: dict[s
     shown += [("Reliability", [reliability] if reliability else []), ("Training curves", curves)]
     facts = found.facts
     return Part(
-        f"{facts['backbone']}, {facts['image_size']} px, {facts['precision']}, source {facts['source']}, protocol {facts['protocol']}"
+        f"{found.backbone}, {facts['image_size']} px, {facts['precision']}, source {facts['source']}, protocol {facts['protocol']}"
         + (", limited" if facts["limited"] else ""),
         _warnings(found),
-        [(one.metric.label, section, cells(section)) for one, section in zip(figures, sections, strict=False)],
+        [(one.metric.title, section, cells(section)) for one, section in zip(figures, sections, strict=False)],
         sections[0].caption,
-        [(one.metric.label, render_statistics.notes(one), _grids(one)) for one in figures],
+        [(one.metric.title, render_statistics.notes(one), _grids(one)) for one in figures],
         [(heading, some) for heading, some in shown if some],
         absent,
         _provenance(found),
@@ -106,7 +106,7 @@ def _grids(one: statistics.Statistics) -> list[list[list[str]]]:
     return [grid for grid in grids if len(grid) > 1]
 
 
-def _warnings(found: Comparable) -> list[str]:
+def _warnings(found: Group) -> list[str]:
     said = []
     if found.facts["limited"]:
         reasons = sorted({why for row in found.rows for why in row.limited_reasons})
@@ -137,7 +137,7 @@ def cells(section: Section) -> list[list[Shown]]:
     return [list(line) for line in zip(*by_column, strict=True)]
 
 
-def _provenance(found: Comparable) -> list[tuple[str, list[str]]]:
+def _provenance(found: Group) -> list[tuple[str, list[str]]]:
     rows = found.rows
     experiments = ", ".join(sorted({row.experiment for row in rows}))
     commits = Counter((row.git_commit or "unknown", row.git_dirty) for row in rows)
@@ -173,14 +173,15 @@ def _provenance(found: Comparable) -> list[tuple[str, list[str]]]:
     return [(name, lines) for name, lines in facts if lines]
 
 
-def _runs(found: Comparable, files: dict[Path, Row], folder: Path) -> list[list[str]]:
+def _runs(found: Group, files: dict[Path, Row], folder: Path) -> list[list[str]]:
     """Header and lines of all rows, those passed over included."""
     shown = {id(row) for row in found.shown}
     paths = {id(row): path for path, row in files.items()}
-    grid = [["adapter", "task", "seed", "shown", "parameters", "chosen", "val loss", *(METRICS[name].label for name in RUNS), "s", "commit",
-             "finished", "file"]]  # fmt: skip
+    shown_metrics = {"val_acc": VALIDATION_ACCURACY} | quantities()
+    grid = [["adapter", "task", "seed", "shown", "parameters", "chosen", "val loss",
+             *(metric.title for metric in shown_metrics.values()), "s", "commit", "finished", "file"]]  # fmt: skip
     for row in found.rows:
-        figures = [f"{METRICS[name].factor * getattr(row, name):.{METRICS[name].decimals}f}" for name in RUNS]
+        figures = [render.HOLE if (value := row.value(name)) is None else metric.text(value) for name, metric in shown_metrics.items()]
         chosen = ", ".join(f"{key}={value}" for key, value in row.chosen.items()) or render.HOLE
         commit = (row.git_commit or "unknown")[:10] + (" (dirty)" if row.git_dirty else "")
         grid.append(
@@ -218,7 +219,7 @@ def render_page(title: str, shown: list[Part], folder: Path, with_reported: bool
         charts.append(interactive.figure(one))
         return len(charts) - 1
 
-    others = published.sections(published.read(), columns(set(TASKS), "test_acc")) if with_reported else []
+    others = published.sections(reported.read(), columns(set(TASKS), "test_acc")) if with_reported else []
     uncertainty, tables = uncertainty_panels(folder)
     code = {"plotly": _plotly(), "page": _text("page.js")}
     policy = "; ".join(

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from data.tasks import TASKS
+from pvera.metrics.table import METRICS
 from pvera.plots.charts import Chart, HeatMap, Panel, Series
-from pvera.tables.grouping import Comparable, by_seed
-from pvera.tables.render import METRICS, Column
+from pvera.tables.grouping import Group, by_seed
+from pvera.tables.render import Column
 from pvera.tables.statistics import REFERENCE, Statistics
 
 
@@ -23,7 +24,7 @@ class Point:
     seeds: int
 
 
-def points(found: Comparable) -> tuple[str, list[Point]]:
+def points(found: Group) -> tuple[str, list[Point]]:
     """What is averaged, in words, and every adapter's point: over the VTAB-1k tasks (else the others) that all of them have."""
     common = [task for task in found.tasks if all(task in runs for runs in found.runs.values())]
     common = [task for task in common if task in TASKS] or common
@@ -34,7 +35,7 @@ def points(found: Comparable) -> tuple[str, list[Point]]:
     made = []
     for adapter, runs in found.runs.items():
         accuracy, ace = (list(by_seed(Column("", "", name, (tuple(common),)), runs).values()) for name in ("test_acc", "test_ace"))
-        if not accuracy:  # no seed has them all
+        if not accuracy or not ace:  # no seed has them all
             continue
         sizes = [row.adapter_params for task in common for row in runs[task].values()]
         spreads = [stdev(values) if len(values) > 1 else None for values in (accuracy, ace)]
@@ -51,7 +52,7 @@ def pareto(found: list[Point]) -> list[Point]:
     return front
 
 
-def trade_offs(found: Comparable, index: dict[str, int]) -> Panel | None:
+def trade_offs(found: Group, index: dict[str, int]) -> Panel | None:
     """Accuracy against trainable parameters with the Pareto front, and ACE against accuracy; None below two adapters to compare."""
     what, made = points(found)
     if len(made) < 2:
@@ -76,7 +77,7 @@ def trade_offs(found: Comparable, index: dict[str, int]) -> Panel | None:
     size = Chart(
         "Accuracy against trainable parameters",
         "trainable parameters of the adapter, without the head",
-        METRICS["test_acc"].label,
+        METRICS["acc"].title,
         [line, *(mark(point, at(point), point.accuracy, point.accuracy_sd) for point in made)],
         f"Scatter plot of {len(made)} adapters, parameters on a log axis. On the Pareto front, by parameters: {named}.",
         log_x=True,
@@ -85,8 +86,8 @@ def trade_offs(found: Comparable, index: dict[str, int]) -> Panel | None:
     best = min(made, key=lambda point: point.ace)
     ace = Chart(
         "ACE against accuracy",
-        METRICS["test_acc"].label,
-        METRICS["test_ace"].label,
+        METRICS["acc"].title,
+        METRICS["ace"].title,
         [mark(point, point.accuracy, point.ace, point.ace_sd) for point in made],
         f"Scatter plot of {len(made)} adapters; lower and to the right is better. The lowest ACE is that of {best.adapter}.",
     )
@@ -105,10 +106,10 @@ def differences(one: Statistics) -> Panel | None:
     metric = one.metric
     better = "; ".join(f"{found.adapter} better on {found.wins} of {len(found.differences)}" for found in compared)
     shown = HeatMap(
-        f"Difference to {REFERENCE}, {metric.label}", [found.adapter for found in compared], tasks, values, metric.label, metric.decimals,
+        f"Difference to {REFERENCE}, {metric.title}", [found.adapter for found in compared], tasks, values, metric.title, metric.decimals,
         f"Heat map of differences to {REFERENCE} by adapter and task: {better}.",
     )  # fmt: skip
-    return Panel(f"differences-{one.metric.label.split()[0].lower()}", f"Task by task against {REFERENCE}", [shown])
+    return Panel(f"differences-{one.metric.title.split()[0].lower()}", f"Task by task against {REFERENCE}", [shown])
 
 
 def _round_sizes(least: float, most: float) -> list[int]:

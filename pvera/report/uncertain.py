@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from pvera.errors import UserError
+from pvera.metrics.table import METRICS
 from pvera.plots.charts import Chart, Panel, Series
 from pvera.tables import render
-from pvera.tables.render import METRICS
 
 KINDS = {"mean": "mean mode", "sampled": "average of sampled passes"}
-NAMES = {"acc": "accuracy", "ace": "ACE", "ece": "ECE", "nll": "NLL", "brier": "Brier"}
 
 
 def reports(folder: Path, pattern: str, *shown: Callable[[dict[str, Any]], object]) -> list[dict[str, Any]]:
@@ -35,10 +34,10 @@ def reports(folder: Path, pattern: str, *shown: Callable[[dict[str, Any]], objec
 def uncertainty(report: dict[str, Any]) -> Panel:
     """Risk against coverage, reliability, and metrics by the number of passes, of one run; a table of its metrics and rank tests."""
     charts = [_selective(report), _reliability(report), *_samples(report)]
-    table = [["softmax of", *NAMES.values()]]
+    table = [["softmax of", *(metric.label for metric in METRICS.values())]]
     modes = report.get("modes") or {"mean": report["mean"]["metrics"]}
     for name, figures in modes.items():
-        table.append([f"{name} mode" if name == "mean" else name, *(_figure(figures, metric) for metric in NAMES)])
+        table.append([f"{name} mode" if name == "mean" else name, *(_figure(figures, metric) for metric in METRICS)])
     limited = f" Limited: {'; '.join(report['limited_reasons'])}." if report.get("limited") else ""
     key = f"uncertainty-{report['adapter']}-{report['task']}"
     return Panel(key, title(report), charts, f"{report['images']:,} test images.{limited}", table, folded=True)
@@ -120,17 +119,17 @@ def _reliability(report: dict[str, Any]) -> Chart:
 
 
 def _samples(report: dict[str, Any]) -> list[Chart]:
-    """ACE and NLL by the number of passes that are averaged."""
+    """Every metric by the number of passes that are averaged."""
     found, charts = report.get("by_samples") or [], []
-    for name in ("ace", "nll") if found else ():
-        metric, n = METRICS[f"test_{name}"], [float(one["n"]) for one in found]
+    for name in [name for name in METRICS if all(name in one for one in found)] if found else ():
+        metric, n = METRICS[name], [float(one["n"]) for one in found]
         mean = metric.factor * report["mean"]["metrics"][name]
         series = [
             Series("average softmax", n, [metric.factor * one[name] for one in found], 0, True, True),
             Series("mean mode", [n[0], n[-1]], [mean, mean], None),
         ]
-        alt = f"{metric.label} of {title(report)} by the number of passes."
-        charts.append(Chart(f"{metric.label} by passes", "passes", metric.label, series, alt, True, ticks={at: f"{at:.0f}" for at in n}))
+        alt = f"{metric.title} of {title(report)} by the number of passes."
+        charts.append(Chart(f"{metric.title} by passes", "passes", metric.title, series, alt, True, ticks={at: f"{at:.0f}" for at in n}))
     return charts
 
 
@@ -140,7 +139,9 @@ def _with_interval(figures: dict[str, Any], key: str) -> str:
 
 
 def _figure(figures: dict[str, float], name: str) -> str:
-    metric = METRICS[f"test_{name}"]
+    metric = METRICS[name]
+    if name not in figures:
+        return render.HOLE
     return f"{metric.factor * figures[name]:.{metric.decimals}f}{' %' if metric.factor == 100 else ''}"
 
 

@@ -52,5 +52,5 @@ class Row:
     events: list[str] = field(default_factory=list)  # what happened during training that may have touched the numbers, in words
 
     def value(self, name: str) -> float | None:
-        """The value of a name in `pvera.metrics.table.columns`; None for a metric that was registered after this run."""
+        """The value of a name in `pvera.metrics.table.quantities`; None for a metric that was registered after this run."""
         return self.val_acc if name == "val_acc" else self.test.get(name.removeprefix("test_"))

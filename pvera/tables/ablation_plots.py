@@ -1,50 +1,55 @@
-"""The plot of an ablation: each kind of figure against the settings, and the validation losses by epoch."""
+"""The plot of an ablation: each kind of result against the settings, and the validation losses by epoch."""
+
+from __future__ import annotations
 
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING
 
-from pvera.ablation import OF_EPOCHS, Setting, labels
 from pvera.plots import style
+from pvera.tables.ablation import EPOCH_VALUES, Ablation
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
-def draw(made: list[Setting], score: str, stem: Path) -> list[Path]:
-    """Writes stem.png and .svg; a panel for accuracy, and one for each other kind of figure that is known."""
-    known = labels(made)
-    panels = {"accuracy (%)": [label for label in known if "accuracy" in label]}
-    panels |= {label: [label] for label in OF_EPOCHS if label in known}
-    if detection := [label for label in known if label.startswith("AUROC")]:
+def draw(ablation: Ablation, score: str, stem: Path) -> list[Path]:
+    """Writes stem.png and .svg: a panel for accuracy, and one for each other kind of result that is known."""
+    labels = ablation.labels
+    panels = {"accuracy (%)": [label for label in labels if "accuracy" in label]}
+    panels |= {label: [label] for label in EPOCH_VALUES if label in labels}
+    if detection := [label for label in labels if label.startswith("AUROC")]:
         panels[f"AUROC of {score}"] = detection
-    curves = any(any(one.curves) for one in made)
+    curves = any(any(setting.curves) for setting in ablation.settings)
     figure, axes = style.new(columns=len(panels) + curves)
     for axis, (title, shown) in zip(axes[0], panels.items(), strict=False):
-        _against_settings(axis, made, shown)
+        _against_settings(axis, ablation, shown)
         axis.set_ylabel(title)
     if curves:
-        _by_epoch(axes[0, -1], made)
+        _by_epoch(axes[0, -1], ablation)
     return style.save(figure, stem)
 
 
-def _against_settings(axis: Any, made: list[Setting], shown: list[str]) -> None:
-    """Means with their standard deviations over seeds, the settings evenly apart."""
-    for label, marker in zip(shown, style.MARKERS, strict=False):
-        values = [(at, one.figures[label]) for at, one in enumerate(made) if label in one.figures]
+def _against_settings(axis: Axes, ablation: Ablation, labels: list[str]) -> None:
+    """Means with their standard deviations over seeds, at even distances."""
+    for label, marker in zip(labels, style.MARKERS, strict=False):
+        values = [(at, setting.results[label]) for at, setting in enumerate(ablation.settings) if label in setting.results]
         spread = [stdev(several) if len(several) > 1 else 0.0 for _, several in values]
         axis.errorbar([at for at, _ in values], [fmean(several) for _, several in values], spread, marker=marker, capsize=3, label=label)
-    axis.set_xticks(range(len(made)), [one.label() for one in made], rotation=30, ha="right")
-    axis.set_xlabel(", ".join(made[0].values))
-    if len(shown) > 1:
+    axis.set_xticks(range(len(ablation.settings)), [setting.label() for setting in ablation.settings], rotation=30, ha="right")
+    axis.set_xlabel(", ".join(ablation.names))
+    if len(labels) > 1:
         axis.legend()
 
 
-def _by_epoch(axis: Any, made: list[Setting]) -> None:
-    """A line for each run, of its setting's colour; dashed, then dotted, where there are more settings than colours."""
-    for number, one in enumerate(made):
+def _by_epoch(axis: Axes, ablation: Ablation) -> None:
+    """A line for each run, in the colour of its setting; dashed, then dotted, where there are more settings than colours."""
+    for number, setting in enumerate(ablation.settings):
         colour = style.COLOURS[number % len(style.COLOURS)]
         dashes = ("-", "--", ":")[number // len(style.COLOURS) % 3]
-        for seed, losses in enumerate(one.curves):
-            label = None if seed else one.label()
+        for seed, losses in enumerate(setting.curves):
+            label = None if seed else setting.label()
             axis.plot(range(1, len(losses) + 1), losses, color=colour, linestyle=dashes, label=label)
     axis.set_xlabel("epoch")
     axis.set_ylabel("validation loss (nats)")
-    axis.legend(title=", ".join(made[0].values), fontsize=7)
+    axis.legend(title=", ".join(ablation.names), fontsize=7)

@@ -1,26 +1,38 @@
-"""Which rows can be compared, which of them are shown, and what is averaged: shared by tables, statistics, cells and the report page."""
+"""Groups rows that can be compared, chooses which of them a table shows, and averages them over tasks."""
 
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
 from adapters import methods
+from data.source import kinds
 from data.tasks import GROUPS, TASKS
+from pvera.config import Protocol, Trainer
+from pvera.metrics.table import METRICS
+from pvera.models.backbones import Backbone
 from pvera.rows.row import Row
-from pvera.tables.render import METRICS, Column
+from pvera.tables.render import Column
 
-SEPARATE = ("backbone", "backbone_description", "source", "protocol", "image_size", "precision", "limited")
+GROUP_BY = ("backbone", "architecture", "weights", "source", "protocol", "image_size", "precision", "limited")
+"""Rows that differ in one of these are never averaged or compared. `backbone` is a label that anybody may give to any weights, so the
+architecture (timm's name) and the checksum of the weights count too."""
 
-Runs = dict[str, dict[int, Row]]  # one adapter's runs by task and seed
+Runs = dict[str, dict[int, Row]]  # the runs of one adapter by task and seed
 
 
 @dataclass(frozen=True)
-class Comparable:
-    """Rows that share a table. `facts` are the SEPARATE fields they have in common, `runs` the rows shown, by adapter."""
+class Group:
+    """Rows that share a table.
+
+    `facts` are their values of GROUP_BY and the description of the backbone. `backbone` is its label, with architecture and checksum
+    where another group has the same label. `runs` are the rows that are shown, by adapter.
+    """
 
     facts: dict[str, Any]
+    backbone: str
     rows: list[Row]
     runs: dict[str, Runs]
 
@@ -30,65 +42,100 @@ class Comparable:
 
     @property
     def tasks(self) -> list[str]:
-        """Those that were run: VTAB-1k's in its order, then others by name."""
+        """The tasks that were run: those of VTAB-1k in its order, then others by name."""
         present = {row.task for row in self.rows}
         return [task for task in TASKS if task in present] + sorted(present - TASKS.keys())
 
 
-def comparables(rows: Iterable[Row]) -> list[Comparable]:
-    """One for each set of rows that can be compared; of several runs of one adapter, task and seed it shows the lowest validation loss."""
-    together = defaultdict(list)
+def group_rows(rows: Iterable[Row]) -> list[Group]:
+    """Groups rows by GROUP_BY, in the order of its values.
+
+    Of several runs of one adapter, task and seed a group shows the one with the lowest validation loss.
+    """
+    by_facts = defaultdict(list)
     for row in rows:
-        together[tuple(getattr(row, name) for name in SEPARATE)].append(row)
-    return [Comparable(dict(zip(SEPARATE, facts, strict=True)), found, _choose(found)) for facts, found in sorted(together.items())]
+        by_facts[tuple(_fact(row, name) for name in GROUP_BY)].append(row)
+    weights_of = defaultdict(set)
+    for label, architecture, weights, *_ in by_facts:
+        weights_of[label].add((architecture, weights))
+    groups = []
+    for values, members in sorted(by_facts.items()):
+        label, architecture, weights, *_ = values
+        name = label if len(weights_of[label]) == 1 else f"{label}: {architecture}, weights {weights[:12] or 'unknown'}"
+        latest = max(members, key=lambda row: (row.finished, row.digest))
+        facts = dict(zip(GROUP_BY, values, strict=True)) | {"backbone_description": latest.backbone_description}
+        groups.append(Group(facts, name, members, _choose(members)))
+    return groups
+
+
+def _fact(row: Row, name: str) -> Any:
+    """The row's value for a name in GROUP_BY."""
+    if name not in ("architecture", "weights"):
+        return getattr(row, name)
+    backbone = row.config.get("backbone")
+    return str(backbone.get({"architecture": "timm", "weights": "sha256"}[name]) or "") if isinstance(backbone, dict) else ""
 
 
 def _choose(rows: list[Row]) -> dict[str, Runs]:
     runs: dict[str, Runs] = defaultdict(lambda: defaultdict(dict))
-    # The lowest validation loss comes last and stays; no test figure has a say. The digest settles ties, the same way everywhere.
+    # The lowest validation loss comes last and stays; test metrics play no part. The digest decides between equal losses.
     for row in sorted(rows, key=lambda row: (row.val_loss, row.digest, row.finished), reverse=True):
         runs[row.adapter][row.task][row.seed] = row
     return {adapter: dict(by_task) for adapter, by_task in runs.items()}
 
 
-def columns(present: set[str], metric: str) -> list[Column]:
-    """Tasks that were run, in VTAB-1k's order, with the means of their groups and both averages; for one task the test metrics."""
+def columns(present: set[str], quantity: str) -> list[Column]:
+    """The columns for the tasks that were run: for one task all test metrics, for several the quantity of each.
+
+    Tasks are in the order of VTAB-1k, with the means of their groups and both averages.
+    """
     if len(present) == 1:
         [task] = present
-        return [Column(task, METRICS[field].label, field, ((task,),)) for field in METRICS if field.startswith("test_")]
-    found_columns = []
+        return [Column(task, metric.title, f"test_{name}", ((task,),)) for name, metric in METRICS.items()]
+    made = []
     members = {group: tuple(task for task in TASKS if TASKS[task].group == group) for group in GROUPS}
     for group, tasks in members.items():
-        if found := [task for task in tasks if task in present]:
-            found_columns += [Column(group.capitalize(), task, metric, ((task,),)) for task in found]
-            found_columns.append(Column(group.capitalize(), f"{group} mean", metric, (tasks,)))
-    if found_columns:
-        found_columns.append(Column("VTAB-1k", f"mean of {len(TASKS)}", metric, (tuple(TASKS),)))
-        found_columns.append(Column("VTAB-1k", "mean of groups", metric, tuple(members.values())))
-    return found_columns + [Column("Extra", task, metric, ((task,),)) for task in sorted(present - TASKS.keys())]
+        if run := [task for task in tasks if task in present]:
+            made += [Column(group.capitalize(), task, quantity, ((task,),)) for task in run]
+            made.append(Column(group.capitalize(), f"{group} mean", quantity, (tasks,)))
+    if made:
+        made.append(Column("VTAB-1k", f"mean of {len(TASKS)}", quantity, (tuple(TASKS),)))
+        made.append(Column("VTAB-1k", "mean of groups", quantity, tuple(members.values())))
+    return made + [Column("Extra", task, quantity, ((task,),)) for task in sorted(present - TASKS.keys())]
 
 
 def by_seed(column: Column, runs: Runs) -> dict[int, float]:
-    """The column's figure, in its unit, for each seed that has every task of the column."""
+    """The column's value, in its unit, for each seed whose runs have every task of the column and the metric."""
     tasks = [task for group in column.groups for task in group]
-    seeds = set.intersection(*(set(runs.get(task, ())) for task in tasks))
-    return {
-        seed: column.metric.factor * column.mean({task: getattr(runs[task][seed], column.field) for task in tasks})
-        for seed in sorted(seeds)
-    }
+    values = {}
+    for seed in sorted(set.intersection(*(set(runs.get(task, ())) for task in tasks))):
+        by_task = {task: value for task in tasks if (value := runs[task][seed].value(column.quantity)) is not None}
+        if len(by_task) == len(set(tasks)):
+            values[seed] = column.metric.factor * column.mean(by_task)
+    return values
 
 
 def settings(row: Row) -> dict[str, str]:
-    """What was asked for and the data it met, flat: `trainer.epochs` and its value as text."""
-    found = asked(row) | dict(_flat({"data": row.data}))
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in found.items()}
+    """The settings and the data of a row, flat and as text: `trainer.epochs` and its value."""
+    values = config_of(row) | dict(_flat({"data": row.data}))
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
 
-def asked(row: Row) -> dict[str, Any]:
-    """What was asked for, flat: `trainer.epochs` and its value; the adapter's defaults where a setting came later than the row."""
-    method = methods().get(row.adapter)
-    later = {f"adapter.{one.name}": one.default for one in fields(method) if one.metadata.get("later")} if method else {}
-    return later | dict(_flat(row.config))
+def config_of(row: Row) -> dict[str, Any]:
+    """The settings of a row, flat: `trainer.epochs` and its value. Fields that were added later have their defaults."""
+    return _later_defaults(row.adapter, row.source) | dict(_flat(row.config))
+
+
+@cache
+def _later_defaults(adapter: str, source: str) -> dict[str, Any]:
+    """The defaults of fields that were added after rows had been written: a row does not mention them."""
+    schemas = {"adapter": methods().get(adapter), "source": kinds().get(source), "protocol": Protocol, "trainer": Trainer,
+               "backbone": Backbone}  # fmt: skip
+    return {
+        f"{part}.{field.name}": field.default
+        for part, schema in schemas.items() if schema
+        for field in fields(schema) if field.metadata.get("later")
+    }  # fmt: skip
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -100,5 +147,5 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def brief(text: str, most: int = 20) -> str:
-    """A value for reading: of a longer one, such as a checksum, the start will do."""
+    """A value to read: of a longer one, such as a checksum, only the start."""
     return text if len(text) <= most else f"{text[:12]}…"

@@ -1,59 +1,40 @@
-"""What a table is made of, and what it is rendered as: csv, markdown and LaTeX."""
+"""The parts of a table, and its renderings as csv, markdown and LaTeX."""
 
-import csv as csv_writer
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean
 from typing import Any
 
+from pvera.metrics.table import Metric, quantities
+from pvera.tables.text import Grid, csv_text, markdown_table
+
 HOLE = "–"
 
 
 @dataclass(frozen=True)
-class Metric:
-    """How a field of the row is shown: its label with the unit, the factor to that unit, the decimals that mean something; what is good."""
-
-    label: str
-    factor: float
-    decimals: int
-    higher_is_better: bool
-
-
-METRICS = {
-    "test_acc": Metric("accuracy (%)", 100, 1, True),
-    "test_ace": Metric("ACE (%)", 100, 2, False),
-    "test_ece": Metric("ECE (%)", 100, 2, False),
-    "test_nll": Metric("NLL (nats)", 1, 3, False),
-    "test_brier": Metric("Brier score", 1, 3, False),
-    "val_acc": Metric("validation accuracy (%)", 100, 1, True),
-}
-
-
-@dataclass(frozen=True)
 class Column:
-    """The mean of a row's field over the tasks of each group, then over the groups; a single task is a group of one."""
+    """The mean of a row's quantity over the tasks of each group, then over the groups; a single task is a group of one."""
 
     heading: str
     name: str
-    field: str
+    quantity: str
     groups: tuple[tuple[str, ...], ...]
 
     @property
     def metric(self) -> Metric:
-        return METRICS[self.field]
+        return quantities()[self.quantity]
 
-    def mean(self, figures: Mapping[str, float]) -> float:
-        """The column's mean of figures by task."""
-        return fmean(fmean(figures[task] for task in group) for group in self.groups)
+    def mean(self, by_task: Mapping[str, float]) -> float:
+        """The column's mean of values by task."""
+        return fmean(fmean(by_task[task] for task in group) for group in self.groups)
 
 
 @dataclass(frozen=True)
 class Cell:
     """Mean and sample standard deviation (None for one seed) over a number of seeds (None: not known), in the column's unit.
 
-    `interval` is that of the mean, where it was asked for and there are seeds enough (pvera.tables.statistics).
+    `interval` is the bootstrap interval of the mean (pvera.tables.statistics), if there is one.
     """
 
     mean: float
@@ -66,7 +47,7 @@ class Cell:
 class Line:
     """One adapter: its trainable parameters without the head (fewest and most over its runs), its cells, and mean seconds per run.
 
-    Parameters that are not known are empty; `seconds` is None for all lines of a table without that column.
+    `parameters` is empty where they are not known. `seconds` is None for all lines of a table without that column.
     """
 
     adapter: str
@@ -77,7 +58,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Section:
-    """One table. `facts` hold for all of its lines, `seeds` is the largest number of seeds of a cell, `of` what a line is."""
+    """One table. `facts` hold for all lines, `seeds` is the largest number of seeds of a cell, `of` names the first column."""
 
     facts: dict[str, Any]
     columns: list[Column]
@@ -88,47 +69,33 @@ class Section:
 
 
 def csv(sections: list[Section]) -> str:
-    """Tidy, in full precision: what the section is, adapter, column, mean, std (empty for one seed), number of seeds.
+    """A line for each cell, in full precision: the section's facts, adapter, column, mean, std (empty for one seed), number of seeds.
 
-    A hole has no mean, and 0 seeds. What a section does not say, while another does, is empty.
+    A hole has no mean, and 0 seeds. Facts that only another section has are empty.
     """
-    out = io.StringIO()
-    writer = csv_writer.writer(out, lineterminator="\n")
-    cell_fields = ["adapter", "parameters", "seconds", "heading", "column", "metric", "mean", "std", "seeds"]
     facts = list(dict.fromkeys(fact for section in sections for fact in section.facts))
-    writer.writerow([*facts, *cell_fields])
+    lines: list[list[object]] = [[*facts, "adapter", "parameters", "seconds", "heading", "column", "metric", "mean", "std", "seeds"]]
     for section in sections:
         for line in section.lines:
+            sizes = "-".join(str(size) for size in sorted(set(line.parameters)))
+            seconds = "" if line.seconds is None else f"{line.seconds:.1f}"
+            head = [*(section.facts.get(fact, "") for fact in facts), line.adapter, sizes, seconds]
             for column, cell in zip(section.columns, line.cells, strict=True):
-                figures = ["", "", 0] if cell is None else [f"{cell.mean:.6f}", "" if cell.std is None else f"{cell.std:.6f}", cell.seeds]
-                parameters = "-".join(str(size) for size in sorted(set(line.parameters)))
-                seconds = "" if line.seconds is None else f"{line.seconds:.1f}"
-                named = [line.adapter, parameters, seconds, column.heading, column.name, column.metric.label]
-                writer.writerow([*(section.facts.get(fact, "") for fact in facts), *named, *figures])
-    return out.getvalue()
+                values = ["", "", 0] if cell is None else [f"{cell.mean:.6f}", "" if cell.std is None else f"{cell.std:.6f}", cell.seeds]
+                lines.append([*head, column.heading, column.name, column.metric.title, *values])
+    return csv_text(lines)
 
 
 def markdown(sections: list[Section]) -> str:
-    """A table and its caption for each section, aligned, so that it reads as plain text too."""
-    return "\n\n".join("\n".join([*pipe_table(_grid(section)), "", *section.caption]) for section in sections) + "\n"
-
-
-def pipe_table(grid: list[list[str]]) -> list[str]:
-    """The lines of a markdown table: `grid` is its header and its lines, the first column to the left, figures to the right."""
-    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
-    rule = [f"{'-' * (width - 1)}{'-' if at == 0 else ':'}" for at, width in enumerate(widths)]
-    lines = []
-    for texts in (grid[0], rule, *grid[1:]):
-        padded = (text.ljust(width) if at == 0 else text.rjust(width) for at, (text, width) in enumerate(zip(texts, widths, strict=True)))
-        lines.append(f"| {' | '.join(padded)} |")
-    return lines
+    """A table and its caption for each section."""
+    return "\n\n".join("\n".join([markdown_table(_grid(section)), "", *section.caption]) for section in sections) + "\n"
 
 
 def latex(sections: list[Section]) -> str:
     """A table environment for each section; needs the packages booktabs and graphicx."""
     parts = ["% needs \\usepackage{booktabs,graphicx}"]
     for section in sections:
-        header, *body = [[_escape(text) for text in texts] for texts in _grid(section)]
+        header, *body = [f"{' & '.join(map(_escape, texts))} \\\\" for texts in _grid(section)]
         headings, rules, at = [], [], 3
         for heading, columns in groupby(section.columns, key=lambda column: column.heading):
             span = len(list(columns))
@@ -140,11 +107,13 @@ def latex(sections: list[Section]) -> str:
             "\\centering",
             f"\\caption{{{_escape(' '.join(section.caption))}}}",
             "\\resizebox{\\textwidth}{!}{%",
-            f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+            f"\\begin{{tabular}}{{l{'r' * (1 + len(section.columns) + _timed(section))}}}",
             "\\toprule",
             f" & & {' & '.join(headings)}{' &' if _timed(section) else ''} \\\\",
             "".join(rules),
-            *(f"{' & '.join(texts)} \\\\{after}" for texts, after in [(header, "\n\\midrule"), *((texts, "") for texts in body)]),
+            header,
+            "\\midrule",
+            *body,
             "\\bottomrule",
             "\\end{tabular}}",
             "\\end{table}",
@@ -159,8 +128,8 @@ def _timed(section: Section) -> bool:
     return section.lines[0].seconds is not None
 
 
-def _grid(section: Section) -> list[list[str]]:
-    """Header and lines as texts."""
+def _grid(section: Section) -> Grid:
+    """The header and lines of a section."""
     return [
         [section.of, "parameters", *(column.name for column in section.columns), *(["s / run"] if _timed(section) else [])],
         *(_texts(line, section) for line in section.lines),
@@ -173,11 +142,11 @@ def _texts(line: Line, section: Section) -> list[str]:
 
 
 def parameters(sizes: tuple[int, ...]) -> str:
-    """Their number, or the fewest and most."""
+    """Numbers of parameters as text: one number, or the fewest and most."""
     return "–".join(f"{size:,}" for size in sorted(set(sizes))) or HOLE
 
 
-def text(cell: Cell | None, column: Column, usual: int | None) -> str:
+def text(cell: Cell | None, column: Column, usual_seeds: int | None) -> str:
     """mean ± std [interval], and the number of seeds where it is not the usual one."""
     if cell is None:
         return HOLE
@@ -185,7 +154,7 @@ def text(cell: Cell | None, column: Column, usual: int | None) -> str:
     spread = "" if cell.std is None else f" ± {cell.std:.{decimals}f}"
     if cell.interval is not None:
         spread += " [{:.{d}f}, {:.{d}f}]".format(*cell.interval, d=decimals)
-    return f"{cell.mean:.{decimals}f}{spread}{'' if cell.seeds == usual else f' ({cell.seeds})'}"
+    return f"{cell.mean:.{decimals}f}{spread}{'' if cell.seeds == usual_seeds else f' ({cell.seeds})'}"
 
 
 _LATEX: dict[str, str | int | None] = {

@@ -1,106 +1,102 @@
 """Statistics of tables as csv and markdown, and as grids of text for the report page."""
 
-import csv as csv_writer
-import io
 from statistics import fmean
 
 from pvera.tables import render
-from pvera.tables.statistics import LEVEL, MIN_SEEDS, REFERENCE, Statistics
+from pvera.tables.statistics import LEVEL, MIN_SEEDS, REFERENCE, Comparison, Statistics
+from pvera.tables.text import Grid, csv_text, markdown_table
 
 
-def notes(one: Statistics) -> list[str]:
-    """How to read the figures, and what is missing, in plain sentences."""
-    said = [f"{one.metric.label[0].upper()}{one.metric.label[1:]}: {'higher' if one.metric.higher_is_better else 'lower'} is better."]
-    if not one.section.seeds or one.section.seeds < MIN_SEEDS:
-        said.append(f"No intervals: too few seeds, {one.section.seeds} of at least {MIN_SEEDS}.")
+def notes(table: Statistics) -> list[str]:
+    """How to read the statistics, and what is missing, in sentences."""
+    metric, section, ranking = table.metric, table.section, table.ranking
+    sentences = [f"{metric.title[0].upper()}{metric.title[1:]}: {'higher' if metric.higher_is_better else 'lower'} is better."]
+    if (section.seeds or 0) < MIN_SEEDS:
+        sentences.append(f"No intervals: too few seeds, {section.seeds or 0} of at least {MIN_SEEDS}.")
     else:
-        exact = " Over three seeds it is their range." if one.section.seeds == 3 else ""
-        said.append(f"In square brackets: {1 - LEVEL:.0%} bootstrap interval of the mean over seeds.{exact}")
-    ranking = one.ranking
+        exact = " Over three seeds it is their range." if section.seeds == 3 else ""
+        sentences.append(f"In square brackets: {1 - LEVEL:.0%} bootstrap interval of the mean over seeds.{exact}")
     if ranking.why:
-        said.append(f"{ranking.why[0].upper()}{ranking.why[1:]}.")
+        sentences.append(f"{ranking.why[0].upper()}{ranking.why[1:]}.")
     else:
-        said.append(
-            f"Average ranks over {len(ranking.tasks)} tasks; Friedman {_equation(ranking.friedman)}; two adapters differ where their "
-            f"ranks do by more than Nemenyi's critical difference, {ranking.critical:.2f} (alpha = {LEVEL:g})."
+        p = _p(ranking.friedman)
+        sentences.append(
+            f"Average ranks over {len(ranking.tasks)} tasks; Friedman p {p if p.startswith('<') else f'= {p}'}; two adapters differ where "
+            f"their ranks do by more than Nemenyi's critical difference, {ranking.critical:.2f} (alpha = {LEVEL:g})."
         )
-    if REFERENCE not in {line.adapter for line in one.section.lines}:
-        said.append(f"No comparison with {REFERENCE}: it was not run.")
+    if REFERENCE not in {line.adapter for line in section.lines}:
+        sentences.append(f"No comparison with {REFERENCE}: it was not run.")
     if ranking.ranks:
         best = next(iter(ranking.ranks))
-        said.append(f"The best average rank is that of {best}; it was chosen by these same figures, so comparisons with it flatter it.")
-    if one.comparisons:
-        said.append("p: Wilcoxon signed-rank test over tasks, two-sided; Holm: corrected for all comparisons with the same adapter.")
-    return said
+        sentences.append(f"The best average rank is that of {best}. The same results chose it, so comparisons with it flatter it.")
+    if table.comparisons:
+        sentences.append("p: Wilcoxon signed-rank test over tasks, two-sided; Holm: corrected for all comparisons with the same adapter.")
+    return sentences
 
 
-def comparison_grid(one: Statistics) -> list[list[str]]:
-    """Header and lines of the comparisons, as texts."""
-    grid = [["adapter", "against", "mean difference", "wins / ties / losses", "p", "Holm"]]
-    for found in one.comparisons:
-        mean = f"{fmean(found.differences.values()):+.{one.metric.decimals}f}" if found.differences else render.HOLE
-        test = [found.why, render.HOLE] if found.p is None else [_p(found.p), _p(found.holm)]
-        grid.append([found.adapter, found.against, mean, f"{found.wins} / {found.ties} / {found.losses}", *test])
-    return grid
+def rank_grid(table: Statistics) -> Grid:
+    """The average ranks."""
+    return [["adapter", "average rank"], *([adapter, f"{rank:.2f}"] for adapter, rank in table.ranking.ranks.items())]
 
 
-def difference_grid(one: Statistics) -> list[list[str]]:
-    """Header and lines of the differences by task, as texts."""
-    tasks = list(dict.fromkeys(task for found in one.comparisons for task in found.differences))
-    grid = [["adapter", "against", *tasks]]
-    for found in one.comparisons:
-        texts = [f"{found.differences[task]:+.{one.metric.decimals}f}" if task in found.differences else render.HOLE for task in tasks]
-        grid.append([found.adapter, found.against, *texts])
-    return grid
+def comparison_grid(table: Statistics) -> Grid:
+    """The comparisons over all tasks."""
+    return [
+        ["adapter", "against", "mean difference", "wins / ties / losses", "p", "Holm"],
+        *(_comparison(comparison, table.metric.decimals) for comparison in table.comparisons),
+    ]
 
 
-def rank_grid(one: Statistics) -> list[list[str]]:
-    """Header and lines of the average ranks, as texts."""
-    return [["adapter", "average rank"], *([adapter, f"{figure:.2f}"] for adapter, figure in one.ranking.ranks.items())]
+def _comparison(pair: Comparison, decimals: int) -> list[str]:
+    mean = f"{fmean(pair.differences.values()):+.{decimals}f}" if pair.differences else render.HOLE
+    test = [pair.why, render.HOLE] if pair.p is None else [_p(pair.p), _p(pair.holm)]
+    return [pair.adapter, pair.against, mean, f"{pair.wins} / {pair.ties} / {pair.losses}", *test]
 
 
-def _equation(p: float | None) -> str:
-    return f"p {_p(p)}" if p is not None and p < 1e-4 else f"p = {_p(p)}"
+def difference_grid(table: Statistics) -> Grid:
+    """The differences by task."""
+    tasks = list(dict.fromkeys(task for pair in table.comparisons for task in pair.differences))
+
+    def text(value: float | None) -> str:
+        return render.HOLE if value is None else f"{value:+.{table.metric.decimals}f}"
+
+    lines = [[pair.adapter, pair.against, *(text(pair.differences.get(task)) for task in tasks)] for pair in table.comparisons]
+    return [["adapter", "against", *tasks], *lines]
 
 
 def _p(value: float | None) -> str:
     return render.HOLE if value is None else "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
-def markdown(found: list[Statistics]) -> str:
-    """The tables with intervals, then ranks, comparisons and differences by task of each."""
+def markdown(tables: list[Statistics]) -> str:
+    """The tables with intervals; below each its ranks, comparisons and differences by task."""
     parts = []
-    for one in found:
-        grids = [rank_grid(one) if one.ranking.ranks else [], *([comparison_grid(one), difference_grid(one)] if one.comparisons else [])]
-        tables = ["\n".join(render.pipe_table(grid)) for grid in grids if grid]
-        parts.append("\n\n".join([render.markdown([one.section]).rstrip("\n"), *tables, "\n".join(notes(one))]))
+    for table in tables:
+        grids = [rank_grid(table), comparison_grid(table), difference_grid(table)]
+        shown = [markdown_table(grid) for grid in grids if len(grid) > 1]
+        parts.append("\n\n".join([render.markdown([table.section]).rstrip("\n"), *shown, "\n".join(notes(table))]))
     return "\n\n".join(parts) + "\n"
 
 
-def csv(found: list[Statistics]) -> str:
-    """Tidy, in full precision: what the table is, the statistic's name, adapter, against, column, value, and why there is none."""
-    out = io.StringIO()
-    writer = csv_writer.writer(out, lineterminator="\n")
-    facts = list(dict.fromkeys(fact for one in found for fact in one.section.facts))
-    writer.writerow([*facts, "metric", "statistic", "adapter", "against", "column", "value", "why"])
-    for one in found:
-        told = [*(one.section.facts[fact] for fact in facts), one.metric.label]
-        for line in one.section.lines:
-            for column, cell in zip(one.section.columns, line.cells, strict=True):
+def csv(tables: list[Statistics]) -> str:
+    """A line for each value, in full precision: the table's facts, statistic, adapter, against, column, value, and why there is none."""
+    facts = list(dict.fromkeys(fact for table in tables for fact in table.section.facts))
+    lines: list[list[object]] = [[*facts, "metric", "statistic", "adapter", "against", "column", "value", "why"]]
+    for table in tables:
+        head = [*(table.section.facts[fact] for fact in facts), table.metric.title]
+        for line in table.section.lines:
+            for column, cell in zip(table.section.columns, line.cells, strict=True):
                 low, high = cell.interval if cell and cell.interval else (None, None)
                 values = {"mean": cell and cell.mean, "sd": cell and cell.std, "low": low, "high": high, "seeds": cell.seeds if cell else 0}
-                for name, value in values.items():
-                    writer.writerow([*told, name, line.adapter, "", column.name, "" if value is None else value, ""])
-        for adapter, figure in one.ranking.ranks.items():
-            writer.writerow([*told, "average rank", adapter, "", "", figure, ""])
-        for name, value in (("Friedman p", one.ranking.friedman), ("critical difference", one.ranking.critical)):
-            writer.writerow([*told, name, "", "", "", "" if value is None else value, one.ranking.why])
-        for compared in one.comparisons:
-            pair = [compared.adapter, compared.against]
-            for task, difference in compared.differences.items():
-                writer.writerow([*told, "difference", *pair, task, difference, ""])
-            for name, value in (("wins", compared.wins), ("ties", compared.ties), ("losses", compared.losses)):
-                writer.writerow([*told, name, *pair, "", value, ""])
-            for name, value in (("p", compared.p), ("Holm p", compared.holm)):
-                writer.writerow([*told, name, *pair, "", "" if value is None else value, compared.why])
-    return out.getvalue()
+                lines += [[*head, name, line.adapter, "", column.name, value, ""] for name, value in values.items()]
+        ranking = table.ranking
+        lines += [[*head, "average rank", adapter, "", "", rank, ""] for adapter, rank in ranking.ranks.items()]
+        for name, value in (("Friedman p", ranking.friedman), ("critical difference", ranking.critical)):
+            lines.append([*head, name, "", "", "", value, ranking.why])
+        for pair in table.comparisons:
+            names = [pair.adapter, pair.against]
+            lines += [[*head, "difference", *names, task, difference, ""] for task, difference in pair.differences.items()]
+            counts = {"wins": pair.wins, "ties": pair.ties, "losses": pair.losses}
+            lines += [[*head, name, *names, "", count, ""] for name, count in counts.items()]
+            lines += [[*head, name, *names, "", value, pair.why] for name, value in (("p", pair.p), ("Holm p", pair.holm))]
+    return csv_text(lines)

@@ -1,6 +1,6 @@
-"""What the differences in a table are worth: intervals over seeds, paired tests over tasks, ranks; after Demsar (JMLR 7, 2006).
+"""Statistics of a table: intervals over seeds, paired tests over tasks, ranks; after Demsar (JMLR 7, 2006).
 
-Where there are too few seeds or tasks for a figure to mean anything, there is a reason instead of the figure.
+With too few seeds or tasks for a meaningful value, there is a reason instead of the value.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,25 +10,26 @@ from statistics import fmean
 import numpy as np
 from scipy import stats
 
+from pvera.metrics.table import Metric, quantities
 from pvera.rows.row import Row
-from pvera.tables.grouping import Comparable, by_seed, comparables
-from pvera.tables.render import METRICS, Column, Metric, Section
+from pvera.tables.grouping import Group, by_seed, group_rows
+from pvera.tables.render import Column, Section
 from pvera.tables.section import section as make_section
 
 LEVEL = 0.05
 REFERENCE = "vera"
 MIN_SEEDS = 3  # over two seeds, every bootstrap interval is the pair itself
-MIN_TASKS = 6  # with five, the smallest two-sided p of a signed-rank test is 2 / 2**5 > 0.05: it could not find anything
+MIN_TASKS = 6  # with five, the smallest two-sided p of a signed-rank test is 2 / 2**5 > 0.05
 
-Figures = dict[str, dict[str, dict[int, float]]]  # by adapter, task and seed, in the metric's unit
+Values = dict[str, dict[str, dict[int, float]]]  # by adapter, task and seed, in the metric's unit
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One adapter against another over the tasks both have, each a mean over the seeds both have; differences in the metric's unit.
+    """One adapter against another over the tasks both have, by the mean difference over the seeds both have, in the metric's unit.
 
-    `p` is Wilcoxon's signed-rank test (two-sided, zero differences split), `holm` its correction for all comparisons `against` the same;
-    both None where `why` says that there is no test.
+    `p` is Wilcoxon's signed-rank test (two-sided, zero differences split), `holm` its correction for all comparisons with the same
+    adapter. Both are None if there is no test; `why` is the reason.
     """
 
     adapter: str
@@ -44,9 +45,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Average ranks (1 is best) over the tasks that all adapters have, best first; None figures where `why` says so.
+    """Average ranks (1 is best) over the tasks that all adapters have, best first.
 
-    `friedman` is the p of Friedman's test. Adapters whose ranks differ by more than `critical` differ, by Nemenyi's test at LEVEL.
+    `friedman` is the p of Friedman's test. Adapters whose ranks differ by more than `critical` differ, by Nemenyi's test at LEVEL. Both
+    are None if there is no test; `why` is the reason.
     """
 
     ranks: dict[str, float]
@@ -58,7 +60,7 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Statistics:
-    """All that is said of one table: its section with intervals, the ranking, and the comparisons with VeRA and with the best."""
+    """A table's section with intervals, the ranking, and the comparisons with VeRA and with the best adapter."""
 
     section: Section
     metric: Metric
@@ -70,10 +72,10 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     """The 95 % percentile bootstrap interval of the mean; None below MIN_SEEDS values. The same values give the same interval."""
     if len(values) < MIN_SEEDS:
         return None
-    if len(set(values)) == 1:  # scipy warns of what is plain
+    if len(set(values)) == 1:  # scipy would warn
         return values[0], values[0]
-    found = stats.bootstrap((values,), np.mean, confidence_level=1 - LEVEL, method="percentile", rng=np.random.default_rng(0))
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    result = stats.bootstrap((values,), np.mean, confidence_level=1 - LEVEL, method="percentile", rng=np.random.default_rng(0))
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -85,44 +87,42 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def compare(adapter: str, against: str, figures: Figures, higher_is_better: bool = True) -> Comparison:
-    """Paired by task and seed, without a correction."""
+def compare(adapter: str, against: str, values: Values, *, higher_is_better: bool = True) -> Comparison:
+    """Compares two adapters, paired by task and seed, without a correction."""
     differences = {}
-    for task, mine in figures[adapter].items():
-        theirs = figures[against].get(task, {})
-        if seeds := mine.keys() & theirs.keys():  # rounded, so that what is equal but for the order of adding is a tie
-            differences[task] = round(fmean(mine[seed] - theirs[seed] for seed in sorted(seeds)), 9)
+    for task, own in values[adapter].items():
+        other = values[against].get(task, {})
+        if seeds := own.keys() & other.keys():  # rounded, so that the order of summation does not decide about a tie
+            differences[task] = round(fmean(own[seed] - other[seed] for seed in sorted(seeds)), 9)
     better = [difference if higher_is_better else -difference for difference in differences.values()]
     wins, losses = sum(difference > 0 for difference in better), sum(difference < 0 for difference in better)
-    found = Comparison(adapter, against, differences, wins, len(better) - wins - losses, losses, None)
+    comparison = Comparison(adapter, against, differences, wins, len(better) - wins - losses, losses, None)
     if wins + losses < MIN_TASKS:
-        return replace(found, why=f"too few tasks that differ: {wins + losses} of at least {MIN_TASKS}")
-    return replace(found, p=float(stats.wilcoxon(better, zero_method="zsplit").pvalue))
+        return replace(comparison, why=f"too few tasks that differ: {wins + losses} of at least {MIN_TASKS}")
+    return replace(comparison, p=float(stats.wilcoxon(better, zero_method="zsplit").pvalue))
 
 
-def against(reference: str, figures: Figures, higher_is_better: bool = True) -> list[Comparison]:
-    """All other adapters against one, with Holm's correction for that family."""
-    found = [compare(adapter, reference, figures, higher_is_better) for adapter in figures if adapter != reference]
-    tested = [at for at, comparison in enumerate(found) if comparison.p is not None]
-    for at, adjusted in zip(tested, holm([found[at].p or 0.0 for at in tested]), strict=True):
-        found[at] = replace(found[at], holm=adjusted)
-    return found
+def against(reference: str, values: Values, *, higher_is_better: bool = True) -> list[Comparison]:
+    """Compares all other adapters with one, with Holm's correction for these comparisons."""
+    compared = [compare(adapter, reference, values, higher_is_better=higher_is_better) for adapter in values if adapter != reference]
+    adjusted = iter(holm([comparison.p for comparison in compared if comparison.p is not None]))
+    return [comparison if comparison.p is None else replace(comparison, holm=next(adjusted)) for comparison in compared]
 
 
-def rank(figures: Figures, higher_is_better: bool = True) -> Ranking:
-    """Ranks of each task's means over seeds; equal figures share the mean of their ranks."""
-    first = next(iter(figures.values()))
-    tasks = [task for task in first if all(task in by_task for by_task in figures.values())]
+def rank(values: Values, *, higher_is_better: bool = True) -> Ranking:
+    """Ranks the adapters by each task's mean over seeds; equal means share the mean of their ranks."""
+    first = next(iter(values.values()))
+    tasks = [task for task in first if all(task in by_task for by_task in values.values())]
     if not tasks:
         return Ranking({}, [], None, None, "no ranks: there is no task that all adapters have")
-    means = np.array([[fmean(by_task[task].values()) for by_task in figures.values()] for task in tasks]).round(9)
+    means = np.array([[fmean(by_task[task].values()) for by_task in values.values()] for task in tasks]).round(9)
     averages = stats.rankdata(-means if higher_is_better else means, axis=1).mean(axis=0)
-    ranks = dict(sorted(zip(figures, map(float, averages), strict=True), key=lambda item: item[1]))
-    if len(figures) < 3 or len(tasks) < MIN_TASKS:
-        few = f"{len(figures)} adapters" if len(figures) < 3 else f"{len(tasks)} task{'s' * (len(tasks) > 1)}"
+    ranks = dict(sorted(zip(values, map(float, averages), strict=True), key=lambda item: item[1]))
+    if len(values) < 3 or len(tasks) < MIN_TASKS:
+        few = f"{len(values)} adapters" if len(values) < 3 else f"{len(tasks)} task{'s' * (len(tasks) > 1)}"
         return Ranking(ranks, tasks, None, None, f"no test of the ranks: {few} are too few, it needs 3 adapters and {MIN_TASKS} tasks")
     friedman = stats.friedmanchisquare(*means.T).pvalue
-    return Ranking(ranks, tasks, float(friedman), critical_difference(len(figures), len(tasks)), "")
+    return Ranking(ranks, tasks, float(friedman), critical_difference(len(values), len(tasks)), "")
 
 
 def critical_difference(adapters: int, tasks: int) -> float:
@@ -131,27 +131,29 @@ def critical_difference(adapters: int, tasks: int) -> float:
     return float(q * np.sqrt(adapters * (adapters + 1) / (6 * tasks)))
 
 
-def statistics(rows: Iterable[Row], metric: str = "test_acc") -> list[Statistics]:
-    """One for each table, in the tables' order."""
-    return [of(found, metric) for found in comparables(rows)]
+def statistics(rows: Iterable[Row], quantity: str = "test_acc") -> list[Statistics]:
+    """The statistics of each table, in the tables' order."""
+    return [of(group, quantity) for group in group_rows(rows)]
 
 
-def of(found: Comparable, metric: str) -> Statistics:
-    """The statistics of a set of comparable rows."""
-    section = make_section(found, metric)
+def of(group: Group, quantity: str) -> Statistics:
+    """The statistics of the table of a group."""
+    section = make_section(group, quantity)
     lines = []
     for line in section.lines:
-        spreads = [interval(list(by_seed(column, found.runs[line.adapter]).values())) for column in section.columns]
-        cells = [cell and replace(cell, interval=spread) for cell, spread in zip(line.cells, spreads, strict=True)]
+        intervals = [interval(list(by_seed(column, group.runs[line.adapter]).values())) for column in section.columns]
+        cells = [cell and replace(cell, interval=ends) for cell, ends in zip(line.cells, intervals, strict=True)]
         lines.append(replace(line, cells=cells))
-    figures: Figures = {line.adapter: {} for line in lines}
-    for task in found.tasks:
-        column = Column("", task, metric, ((task,),))
+    values: Values = {line.adapter: {} for line in lines}
+    for task in group.tasks:
+        column = Column("", task, quantity, ((task,),))
         for line in lines:
-            if values := by_seed(column, found.runs[line.adapter]):
-                figures[line.adapter][task] = values
-    higher = METRICS[metric].higher_is_better
-    ranking = rank(figures, higher)
-    references = [adapter for adapter in dict.fromkeys([REFERENCE, *list(ranking.ranks)[:1]]) if adapter in figures]
-    compared = [comparison for reference in references for comparison in against(reference, figures, higher)]
-    return Statistics(replace(section, lines=lines), METRICS[metric], ranking, compared)
+            if seeds := by_seed(column, group.runs[line.adapter]):
+                values[line.adapter][task] = seeds
+    metric = quantities()[quantity]
+    ranking = rank(values, higher_is_better=metric.higher_is_better)
+    references = [adapter for adapter in dict.fromkeys([REFERENCE, *list(ranking.ranks)[:1]]) if adapter in values]
+    comparisons = [
+        comparison for reference in references for comparison in against(reference, values, higher_is_better=metric.higher_is_better)
+    ]
+    return Statistics(replace(section, lines=lines), metric, ranking, comparisons)

@@ -1,53 +1,56 @@
-"""Where a cell of a table comes from: the rows behind it, which of them it shows, and what made them."""
+"""The rows behind a cell of a table: which of them it shows, and their settings, commits and files."""
 
 from collections import defaultdict
 from pathlib import Path
 
 from pvera.errors import UserError
+from pvera.metrics.table import quantities
 from pvera.rows.row import Row
-from pvera.tables import render
-from pvera.tables.grouping import Comparable, brief, comparables, settings
-from pvera.tables.render import METRICS
+from pvera.tables.grouping import Group, brief, group_rows, settings
+from pvera.tables.render import HOLE
+from pvera.tables.section import limited_reasons
+from pvera.tables.text import markdown_table
 
 
-def trace(files: dict[Path, Row], cell: str, metric: str = "test_acc") -> str:
+def trace(files: dict[Path, Row], cell: str, quantity: str = "test_acc") -> str:
     """The rows behind ADAPTER/TASK as markdown, for each table that has such a cell. Raises UserError where none has."""
     adapter, _, task = cell.partition("/")
-    mine = {path: row for path, row in files.items() if (row.adapter, row.task) == (adapter, task)}
-    if not mine:
+    members = {path: row for path, row in files.items() if (row.adapter, row.task) == (adapter, task)}
+    if not members:
         tasks = defaultdict(set)
         for row in files.values():
             tasks[row.adapter].add(row.task)
-        there = "; ".join(f"{name}/{{{','.join(sorted(found))}}}" for name, found in sorted(tasks.items()))
-        raise UserError(f"--cell must be ADAPTER/TASK of a row that is there, found {cell!r}; there are {there}")
-    paths = {id(row): path for path, row in mine.items()}
-    return "\n".join(_trace(found, paths, metric) for found in comparables(mine.values()))
+        known = "; ".join(f"{name}/{{{','.join(sorted(of_adapter))}}}" for name, of_adapter in sorted(tasks.items()))
+        raise UserError(f"--cell must be ADAPTER/TASK of an existing row, found {cell!r}; there are {known}")
+    paths = {id(row): path for path, row in members.items()}
+    return "\n".join(_trace(group, paths, quantity) for group in group_rows(members.values()))
 
 
-def _trace(found: Comparable, paths: dict[int, Path], metric: str) -> str:
-    first, figure = found.rows[0], METRICS[metric]
-    said = [f"{first.adapter} on {first.task}: {', '.join(f'{name} {value}' for name, value in found.facts.items())}.", ""]
-    shown = {row.seed: row for row in found.shown}
-    grid = [["seed", "shown", "val loss", figure.label, "chosen point", "commit", "finished"]]
-    rows = sorted(found.rows, key=lambda row: (row.seed, row is not shown[row.seed], row.val_loss, row.digest))
-    every = [settings(row) for row in rows]
-    common = {name for name in every[0] if all(one.get(name) == every[0][name] for one in every)}
-    files = []
-    for row, asked in zip(rows, every, strict=True):
-        value = f"{figure.factor * getattr(row, metric):.{figure.decimals}f}"
-        point = ", ".join(f"{name}={value}" for name, value in row.chosen.items()) or render.HOLE
+def _trace(group: Group, paths: dict[int, Path], quantity: str) -> str:
+    metric = quantities()[quantity]
+    shown = {row.seed: row for row in group.shown}
+    rows = sorted(group.rows, key=lambda row: (row.seed, row is not shown[row.seed], row.val_loss, row.digest))
+    settings_of = [settings(row) for row in rows]
+    first = settings_of[0]
+    common = {name for name in first if all(other.get(name) == first[name] for other in settings_of)}
+    grid, files = [["seed", "shown", "val loss", metric.title, "chosen point", "commit", "finished"]], []
+    for row, values in zip(rows, settings_of, strict=True):
+        value = row.value(quantity)
+        point = ", ".join(f"{name}={setting}" for name, setting in row.chosen.items()) or HOLE
         commit = (row.git_commit or "unknown")[:10] + (" (dirty)" if row.git_dirty else "")
-        grid.append([str(row.seed), _why(row, shown[row.seed]), f"{row.val_loss:.5f}", value, point, commit, row.finished])
-        own = [f"{name}={brief(text, 60)}" for name, text in asked.items() if name not in common and name != "seed"]
+        grid.append(
+            [str(row.seed), _why(row, shown[row.seed]), f"{row.val_loss:.5f}", HOLE if value is None else metric.text(value),
+             point, commit, row.finished]
+        )  # fmt: skip
+        own = [f"{name}={brief(text, 60)}" for name, text in values.items() if name not in common and name != "seed"]
         files.append(f"{paths[id(row)]}{': ' if own else ''}{', '.join(own)}")
-    said += [*render.pipe_table(grid), "", "Files, in that order, each with the settings and data that are not the same for all:", *files]
-    if found.facts["limited"]:
-        said += [
-            "",
-            f"Limited, so in a table only with --allow-limited: {'; '.join(sorted({why for row in rows for why in row.limited_reasons}))}.",
-        ]
-    said += ["", f"The same for all: {', '.join(f'{name}={brief(every[0][name], 60)}' for name in every[0] if name in common)}.", ""]
-    return "\n".join(said)
+    facts = ", ".join(f"{name} {value}" for name, value in group.facts.items() if value != "")
+    lines = [f"{rows[0].adapter} on {rows[0].task}: {facts}.", "", markdown_table(grid), ""]
+    lines += ["Files, in that order, each with the settings and data that are not the same for all:", *files]
+    if group.facts["limited"]:
+        lines += ["", f"Limited, so in a table only with --allow-limited: {limited_reasons(rows)}."]
+    lines += ["", f"The same for all: {', '.join(f'{name}={brief(first[name], 60)}' for name in first if name in common)}.", ""]
+    return "\n".join(lines)
 
 
 def _why(row: Row, shown: Row) -> str:

@@ -23,7 +23,7 @@ def accuracy() -> Iterator[Figure]:
         words += ["experiment=offline_vtab", "limited='5 epochs, one grid point'", "trainer.epochs=5"]
     subprocess.run([sys.executable, "-m", "pvera", *words], check=True)
     rows = store.read_all(FOLDER)
-    found = {name: [100 * row.test_acc for row in rows if row.precision == name] for name in ("fp32", "bf16")}
+    found = {name: [100 * row.test["acc"] for row in rows if row.precision == name] for name in ("fp32", "bf16")}
     spread = stdev(found["fp32"])
     said = ", ".join(f"{name} {fmean(values):.2f} ± {stdev(values):.2f} %" for name, values in found.items())
     yield Figure(

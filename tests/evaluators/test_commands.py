@@ -84,8 +84,8 @@ def test_other_adapters_get_what_applies_to_them(rows, tmp_path, capsys):
         found = json.loads((tmp_path / f"uncertainty-{rows[name].stem}.json").read_text())
         assert not {"sampled", "by_samples", "modes"} & found.keys()
         row = store.read(rows[name])
-        assert found["mean"]["metrics"]["acc"] == pytest.approx(row.test_acc)
-        assert found["mean"]["metrics"]["nll"] == pytest.approx(row.test_nll, rel=1e-4)
+        assert found["mean"]["metrics"]["acc"] == pytest.approx(row.test["acc"])
+        assert found["mean"]["metrics"]["nll"] == pytest.approx(row.test["nll"], rel=1e-4)
         assert list(found["mean"]["selective"]) == ["1 - max softmax", "entropy"]
 
 

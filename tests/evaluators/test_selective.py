@@ -8,8 +8,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from pvera.evaluators.selective import compare, risk_coverage, selective
-from pvera.metrics.calibration import metrics
 from pvera.metrics.reliability import reliability
+from pvera.metrics.table import evaluate
 
 
 def values(n: int, seed: int = 0):
@@ -65,7 +65,7 @@ def test_reliability_adds_up_to_the_expected_calibration_error():
     bins = reliability(found.amax(1).numpy(), (found.argmax(1) == labels).numpy())
     assert sum(one["share"] for one in bins) == pytest.approx(1)
     assert sum(one["share"] * abs(one["accuracy"] - one["confidence"]) for one in bins) == pytest.approx(
-        metrics(found, labels)["ece"], abs=1e-6
+        evaluate(found, labels)["ece"], abs=1e-6
     )
 
 
@@ -76,4 +76,4 @@ def test_a_confidence_on_an_edge_is_in_the_bin_that_torchmetrics_puts_it_into():
         found[::2, 0] += 0.25
         bins = reliability(found.amax(1).numpy(), (found.argmax(1) == labels).numpy())
         gap = sum(one["share"] * abs(one["accuracy"] - one["confidence"]) for one in bins)
-        assert gap == pytest.approx(metrics(found, labels)["ece"], abs=1e-6)
+        assert gap == pytest.approx(evaluate(found, labels)["ece"], abs=1e-6)

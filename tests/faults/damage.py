@@ -62,7 +62,7 @@ def _row(bench: Bench) -> Line:
     """A sweep that finds a damaged row among those that are done."""
     target = Path(shutil.copytree(bench.whole, bench.new()))
     path = sorted(target.rglob("seed=*.json"))[7]
-    flip(path, 8 * (path.read_bytes().index(b'"test_acc": 0.') + len('"test_acc": 0.')))
+    flip(path, 8 * (path.read_bytes().index(b'"acc": 0.') + len('"acc": 0.')))
     assert bench.sweep(target) == 1 and str(path) in bench.said, bench.said
     path.unlink()
     assert bench.sweep(target) == 0, bench.said

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pvera.sweeps import failures
+from pvera.rows import failure
 from pvera.training import loop
 from tests.faults.bench import BASE, SWEEP, Bench, Line, rows
 
@@ -16,7 +16,7 @@ def not_finite(bench: Bench) -> list[Line]:
     target = bench.new()
     code = bench.sweep(target, [word.replace("head_lr=1e-2,", "head_lr=1e30,") for word in SWEEP])
     assert code == 1 and "24 of 48 runs failed; this command does only these again:" in bench.said, bench.said
-    failed = [failures.read(path) for path in target.rglob("*.failed")]
+    failed = [failure.read(path) for path in target.rglob("*.failed")]
     assert len(failed) == 24, bench.said
     assert all(one is not None and one.epoch == 1 and one.step and "not finite" in one.reason for one in failed), failed
     for pattern in ("*.failed", "*.resume-?"):  # they are meant to stay
@@ -43,7 +43,8 @@ def out_of_memory(bench: Bench) -> list[Line]:
     assert bench.sweep(plain, GRID) == 0 and bench.sweep(target, GRID, inject) == 0, bench.said
     expected, found = rows(plain), rows(target)
     wrong = sum(
-        abs(expected[name]["test_nll"] - row["test_nll"]) > 1e-3 or row["events"] != ["out of memory in epoch 3: from 4 in one pass to 2"]
+        abs(expected[name]["test"]["nll"] - row["test"]["nll"]) > 1e-3
+        or row["events"] != ["out of memory in epoch 3: from 4 in one pass to 2"]
         for name, row in found.items()
     )
     return [Line("out of memory in a pack", 1, len(expected.keys() - found.keys()), wrong, "halved; in the row's events")]

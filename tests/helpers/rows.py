@@ -9,6 +9,7 @@ from pvera.rows.row import SCHEMA_VERSION, Row
 
 
 def make_row(**changes) -> Row:
+    """A row with these fields; `test_NAME` changes one of its test metrics."""
     config = {"backbone": "tiny", "adapter": {"name": "pvera", "lr": 1e-4}, "task": "dtd", "seed": 0, "betas": [1e16, 2.0]}
     row = Row(
         schema_version=SCHEMA_VERSION,
@@ -31,11 +32,7 @@ def make_row(**changes) -> Row:
         chosen={"lr": 1e-4},
         val_loss=1.5,
         val_acc=0.5,
-        test_acc=0.625,
-        test_ace=0.01,
-        test_ece=0.02,
-        test_nll=1.4,
-        test_brier=0.6,
+        test={"acc": 0.625, "ace": 0.01, "ece": 0.02, "nll": 1.4, "brier": 0.6},
         best_epoch=3,
         n_train=1000,
         n_val=200,
@@ -52,7 +49,8 @@ def make_row(**changes) -> Row:
         data={"source": "folder", "membership": {"train800": "ab"}},
         finished="2026-01-02T03:04:05+00:00",
     )
-    return replace(row, **changes)
+    metrics = {name.removeprefix("test_"): changes.pop(name) for name in list(changes) if name.startswith("test_")}
+    return replace(row, **{"test": row.test | metrics} | changes)
 
 
 def run(adapter="pvera", task="dsprites_loc", seed=0, settings=None, **changes) -> Row:

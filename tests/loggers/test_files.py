@@ -7,48 +7,46 @@ import pytest
 from pvera import loggers
 from pvera.errors import UserError
 from pvera.loggers.csv import read
-from pvera.sweeps.execute import row_path
-from tests.helpers.watched import GRID, epochs, figures, make, whole
+from tests.helpers.watched import GRID, epochs, make, start, values, whole
 
 pytestmark = pytest.mark.usefixtures("hydra")
 
 
 def lines(path) -> list[dict]:
-    """The file as any reader of CSV has it, with numbers as such."""
+    """The file as any reader of CSV has it, with numbers as floats."""
     with path.with_suffix(".csv").open(newline="") as file:
         return [{key: value if key == "point" else float(value) for key, value in line.items()} for line in csv.DictReader(file)]
 
 
-def told(*numbers: int) -> list[dict]:
-    return [{"point": "", **figures(number, 0)} for number in numbers]
+def logged(*numbers: int) -> list[dict]:
+    return [{"point": "", **values(number, 0)} for number in numbers]
 
 
-def test_every_epoch_is_a_line_and_there_as_soon_as_it_is_told(tmp_path):
+def test_every_epoch_is_a_line_and_there_as_soon_as_it_is_logged(tmp_path):
     run = make("csv", tmp_path)
-    path = row_path(run)
-    loggers.start(run, path)
+    path = start(run)
     assert not path.with_suffix(".csv").exists()  # nothing was trained yet
     for number in (1, 2):
         epochs(run, number)
-        assert lines(path) == told(*range(1, number + 1))
-    loggers.finish(run, None)
+        assert lines(path) == logged(*range(1, number + 1))
+    loggers.finish(run.logger, None)
     assert path.with_suffix(".csv").read_text().startswith("epoch,point,cross_entropy,penalty,kl,sigma,lr,")
 
 
 def test_the_points_of_a_grid_are_lines_with_their_names(tmp_path):
     path, _ = whole(make("csv", tmp_path, GRID), 1, 2)
-    expected = [{"point": f"lr={lr}", **figures(epoch, point)} for epoch in (1, 2) for point, lr in enumerate((0.01, 0.001))]
+    expected = [{"point": f"lr={lr}", **values(epoch, point)} for epoch in (1, 2) for point, lr in enumerate((0.01, 0.001))]
     assert lines(path) == expected
 
 
 def killed(tmp_path, *numbers: int):
     """The path of a run that was killed after these epochs, in the middle of a line."""
     run = make("csv", tmp_path)
-    loggers.start(run, row_path(run))
+    path = start(run)
     epochs(run, *numbers)
-    with row_path(run).with_suffix(".csv").open("a") as file:
+    with path.with_suffix(".csv").open("a") as file:
         file.write("9,,0.5,0.")
-    return row_path(run)
+    return path
 
 
 def test_a_line_that_is_not_whole_is_not_read(tmp_path):
@@ -60,7 +58,7 @@ def test_a_line_that_is_not_whole_is_not_read(tmp_path):
 def test_a_run_that_starts_again_has_every_epoch_once(numbers, tmp_path):
     killed(tmp_path, 1, 2, 3)
     path, _ = whole(make("csv", tmp_path), *numbers)
-    assert lines(path) == told(1, 2, 3, 4)
+    assert lines(path) == logged(1, 2, 3, 4)
 
 
 def test_a_run_that_starts_again_with_nothing_left_to_train_keeps_its_lines(tmp_path):
@@ -69,14 +67,13 @@ def test_a_run_that_starts_again_with_nothing_left_to_train_keeps_its_lines(tmp_
     assert [line["epoch"] for line in read(path.with_suffix(".csv"))] == ["1", "2"]
 
 
-def test_a_figure_that_is_new_gets_a_column(tmp_path):
+def test_a_new_value_gets_a_column(tmp_path):
     run = make("csv", tmp_path)
-    path = row_path(run)
-    loggers.start(run, path)
-    loggers.epoch(run, 0, {"epoch": 1, "val_loss": 0.5})
-    loggers.epoch(run, 0, {"epoch": 2, "val_loss": 0.25, "mu": 2.0})
-    loggers.epoch(run, 0, {"epoch": 3, "val_loss": 0.125})
-    loggers.finish(run, None)
+    path = start(run)
+    loggers.epoch(run.logger, 0, {"epoch": 1, "val_loss": 0.5})
+    loggers.epoch(run.logger, 0, {"epoch": 2, "val_loss": 0.25, "mu": 2.0})
+    loggers.epoch(run.logger, 0, {"epoch": 3, "val_loss": 0.125})
+    loggers.finish(run.logger, None)
     assert path.with_suffix(".csv").read_text() == "epoch,point,val_loss,mu\n1,,0.5,\n2,,0.25,2.0\n3,,0.125,\n"
 
 
@@ -93,15 +90,15 @@ def test_tensorboard_reads_every_epoch_and_the_test(tmp_path):
     found = scalars((tmp_path / "tensorboard" / path.relative_to(tmp_path)).with_suffix(""))
     assert found["val_loss/lr=0.001"] == [(1, 2.0), (2, 1.5)]
     assert found["kl/lr=0.01"] == [(1, 0.5), (2, 1.0)]
-    assert found["test/ace"] == [(row["best_epoch"], pytest.approx(row["test_ace"]))]
-    assert len([name for name in found if name.endswith("lr=0.01")]) == len(figures(1, 0)) - 1
+    assert found["test/ace"] == [(row["best_epoch"], pytest.approx(row["test"]["ace"]))]
+    assert len([name for name in found if name.endswith("lr=0.01")]) == len(values(1, 0)) - 1
 
 
 def test_tensorboard_shows_an_epoch_that_was_trained_again_once(tmp_path):
     first = make("tensorboard", tmp_path)
-    loggers.start(first, row_path(first))
+    start(first)
     epochs(first, 1, 2, 3)
-    loggers.finish(first, None)
+    loggers.finish(first.logger, None)
     path, _ = whole(make("tensorboard", tmp_path), 3, 4)
     found = scalars((tmp_path / "tensorboard" / path.relative_to(tmp_path)).with_suffix(""))
     assert found["kl"] == [(1, 0.5), (2, 1.0), (3, 1.5), (4, 2.0)]

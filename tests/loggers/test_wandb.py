@@ -16,10 +16,9 @@ from pvera.config import register
 from pvera.errors import UserError
 from pvera.loggers import Wandb
 from pvera.loggers.wandb import has_key
-from pvera.metrics.calibration import metrics
+from pvera.metrics.table import METRICS, evaluate
 from pvera.rows import digests, store
-from pvera.sweeps.execute import row_path
-from tests.helpers.watched import GRID, LABELS, PROBABILITIES, epochs, figures, make, whole
+from tests.helpers.watched import GRID, LABELS, PROBABILITIES, epochs, make, start, values, whole
 
 KINDS = ("run", "history", "summary", "metric", "artifact", "exit")
 
@@ -99,12 +98,13 @@ def test_an_offline_run_read_back_from_its_own_file(tmp_path, monkeypatch, no_ke
     assert {key: config[key] for key in run.settings()} == json.loads(json.dumps(run.settings()))
 
     steps = history(found)
-    assert steps[:3] == [{"_step": epoch, **figures(epoch, 0)} for epoch in (1, 2, 3)]
+    assert steps[:3] == [{"_step": epoch, **values(epoch, 0)} for epoch in (1, 2, 3)]
     summary: dict = {}
     for record in found["summary"]:
         summary |= items(record.update)
-    for key in ("test_acc", "test_ace", "test_ece", "test_nll", "test_brier", "adapter_params", "head_params", "limited"):
+    for key in ("adapter_params", "head_params", "limited"):
         assert summary[key] == row[key]
+    assert {name: summary[f"test_{name}"] for name in METRICS} == row["test"]
     assert summary["val_loss"] == 0.25  # the chosen one, not the last epoch's
     assert summary["chosen"] == {"lr": 1e-2} and "task" not in summary
     assert [end.exit_code for end in found["exit"]] == [0]
@@ -122,7 +122,7 @@ def test_the_points_of_an_epoch_are_one_step_with_a_name_for_each(tmp_path, no_k
     _, row = whole(make("wandb", tmp_path, GRID), 1, 2)
     steps = history(read(only(tmp_path) / f"run-{row['digest'][:16]}.wandb"))
     for epoch, step in zip((1, 2), steps, strict=False):
-        expected = {f"{name}/lr={lr}": value for point, lr in enumerate((0.01, 0.001)) for name, value in figures(epoch, point).items()}
+        expected = {f"{name}/lr={lr}": value for point, lr in enumerate((0.01, 0.001)) for name, value in values(epoch, point).items()}
         assert step == {"_step": epoch, "epoch": epoch} | {key: value for key, value in expected.items() if not key.startswith("epoch")}
 
 
@@ -135,7 +135,7 @@ def test_charts_of_the_test_are_those_of_the_probabilities(tmp_path, no_key):
     bins = np.array(tables["reliability"]["data"])
     assert bins == pytest.approx(np.array([[0.7, 1, 1], [0.8, 0, 1], [0.9, 1, 1], [0.95, 1, 1]]), abs=1e-6)
     share, gap = bins[:, 2] / bins[:, 2].sum(), np.abs(bins[:, 1] - bins[:, 0])
-    assert share @ gap == pytest.approx(metrics(torch.from_numpy(PROBABILITIES), torch.from_numpy(LABELS))["ece"], abs=1e-6)
+    assert share @ gap == pytest.approx(evaluate(torch.from_numpy(PROBABILITIES), torch.from_numpy(LABELS))["ece"], abs=1e-6)
     assert tables["reliability"]["columns"] == ["confidence", "accuracy", "images"]
 
 
@@ -149,9 +149,9 @@ def test_row_and_checkpoint_are_an_artifact(tmp_path, no_key):
 
 def test_a_run_that_was_stopped_and_one_that_starts_again_are_the_same_run(tmp_path, no_key):
     stopped = make("wandb", tmp_path)
-    loggers.start(stopped, row_path(stopped))
+    start(stopped)
     epochs(stopped, 1, 2)
-    loggers.finish(stopped, None)
+    loggers.finish(stopped.logger, None)
     again = make("wandb", tmp_path, f"logger.wandb.dir={tmp_path / 'again'}")  # W&B names its folders by the second
     _, row = whole(again, 1, 2, 3)
     files = [read(only(folder) / f"run-{row['digest'][:16]}.wandb") for folder in (tmp_path, tmp_path / "again")]  # of one name
@@ -169,12 +169,12 @@ def test_runs_of_one_process_are_kept_apart(tmp_path, no_key):
     """Two runs open at once, as the seeds of a pack: the one that fails does not become the other."""
     first, second = make("wandb", tmp_path), make("wandb", tmp_path, "seed=1")
     for run in (first, second):
-        loggers.start(run, row_path(run))
+        start(run)
     epochs(first, 1)
     epochs(second, 1, 2)
-    loggers.finish(first, None)
+    loggers.finish(first.logger, None)
     epochs(second, 3)
-    loggers.finish(second, None)
+    loggers.finish(second.logger, None)
     for run, told in ((first, [1]), (second, [1, 2, 3])):
         [file] = (tmp_path / "wandb").glob(f"offline-run-*/run-{digests.digest(run.settings())[:16]}.wandb")
         assert [step["epoch"] for step in history(read(file))] == told
@@ -189,9 +189,9 @@ def test_a_row_is_kept_when_wandb_cannot_even_start(tmp_path, no_key, capsys):
 
 def test_a_chart_that_cannot_be_made_is_one_warning_and_the_row_is_kept(tmp_path, no_key, capsys):
     run = make("wandb", tmp_path)
-    loggers.start(run, row_path(run))
+    start(run)
     epochs(run, 1)
-    loggers.finish(run, {"test_acc": 0.5, "chosen": {}})  # there are no probabilities
+    loggers.finish(run.logger, {"test": {"acc": 0.5}, "chosen": {}})  # there are no probabilities
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -235,7 +235,7 @@ def test_the_mode_asked_of_wandb(no_key, monkeypatch, tmp_path):
 
     def mode(*words):
         run = make("wandb", tmp_path, *words)
-        loggers.start(run, row_path(run))
+        start(run)
         return asked.pop()
 
     assert mode() == ("offline", None)

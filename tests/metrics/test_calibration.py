@@ -8,7 +8,8 @@ import torch
 from sklearn.metrics import accuracy_score, log_loss
 
 from pvera.errors import UserError
-from pvera.metrics.calibration import AdaptiveCalibrationError, metrics
+from pvera.metrics.calibration import AdaptiveCalibrationError
+from pvera.metrics.table import evaluate
 
 
 def plain_ace(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
@@ -92,7 +93,7 @@ def test_ace_in_batches_and_after_reset():
 def test_metrics_against_other_implementations():
     probabilities, labels = draw(301, 9, seed=3)
     p, y = probabilities.numpy().astype(np.float64), labels.numpy()
-    found = metrics(probabilities, labels)
+    found = evaluate(probabilities, labels)
     assert list(found) == ["acc", "ace", "ece", "nll", "brier"]
     assert found["acc"] == pytest.approx(accuracy_score(y, p.argmax(1)))
     assert found["ace"] == pytest.approx(plain_ace(p, y), abs=1e-7)
@@ -105,42 +106,42 @@ def test_metrics_against_other_implementations():
 def test_metrics_closed_cases():
     labels = torch.tensor([0, 1, 2, 1])
     sure = torch.nn.functional.one_hot(labels, 3).float()
-    assert metrics(sure, labels) == {"acc": 1.0, "ace": 0.0, "ece": 0.0, "nll": 0.0, "brier": 0.0}
+    assert evaluate(sure, labels) == {"acc": 1.0, "ace": 0.0, "ece": 0.0, "nll": 0.0, "brier": 0.0}
     wrong = sure.roll(1, dims=1)
-    found = metrics(wrong, labels)
+    found = evaluate(wrong, labels)
     assert (found["acc"], found["ece"], found["brier"]) == (0.0, 1.0, 2.0)
     assert found["nll"] == pytest.approx(-np.log(np.finfo(np.float32).tiny))  # the floor, not infinity
-    uniform = metrics(torch.full((4, 3), 1 / 3), labels)
-    assert metrics(sure * (1 + 2e-7), labels)["ece"] == 0  # a mean over draws may round to just above 1
+    uniform = evaluate(torch.full((4, 3), 1 / 3), labels)
+    assert evaluate(sure * (1 + 2e-7), labels)["ece"] == 0  # a mean over draws may round to just above 1
     assert uniform["nll"] == pytest.approx(np.log(3)) and uniform["brier"] == pytest.approx(2 / 3)
 
 
 def test_metrics_of_bfloat16_probabilities():
     probabilities, labels = draw(64, 200)
-    assert metrics(probabilities.bfloat16(), labels) == metrics(probabilities.bfloat16().float(), labels)
+    assert evaluate(probabilities.bfloat16(), labels) == evaluate(probabilities.bfloat16().float(), labels)
 
 
 def test_737_classes_and_70_000_images_take_seconds():
     probabilities, labels = torch.rand(7_000, 737).softmax(1), torch.randint(737, (7_000,))
     start = time.perf_counter()
-    metrics(probabilities, labels)
+    evaluate(probabilities, labels)
     assert time.perf_counter() - start < 6  # a tenth of the images
 
 
 def test_what_cannot_be_probabilities_is_refused():
     probabilities, labels = draw(8, 3)
     with pytest.raises(UserError, match="diverged"):
-        metrics(probabilities * float("nan"), labels)
+        evaluate(probabilities * float("nan"), labels)
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        metrics(probabilities.log(), labels)
+        evaluate(probabilities.log(), labels)
     with pytest.raises(ValueError, match="sum to 1"):
-        metrics(probabilities / 2, labels)
+        evaluate(probabilities / 2, labels)
     with pytest.raises(ValueError, match=r"labels must be integers in \[0, 3\)"):
-        metrics(probabilities, labels + 3)
+        evaluate(probabilities, labels + 3)
     with pytest.raises(ValueError, match=r"shapes \(8, 3\) and \(7,\)"):
-        metrics(probabilities, labels[:7])
+        evaluate(probabilities, labels[:7])
     with pytest.raises(ValueError, match="neither empty"):
-        metrics(probabilities[:0], labels[:0])
+        evaluate(probabilities[:0], labels[:0])
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         AdaptiveCalibrationError().update(probabilities * float("nan"), labels)
     with pytest.raises(ValueError, match="bins must be at least 1"):

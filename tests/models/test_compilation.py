@@ -145,4 +145,4 @@ def test_a_compiled_run_ends_with_the_figures_of_a_plain_one(tmp_path):
     for seed, row in fast.items():
         assert row.device == f"{plain[seed].device}, torch.compile"
         assert row.digest == plain[seed].digest
-        assert row.test_nll == pytest.approx(plain[seed].test_nll, abs=1e-4)
+        assert row.test["nll"] == pytest.approx(plain[seed].test["nll"], abs=1e-4)

@@ -20,7 +20,7 @@ from pvera.plots.charts import HeatMap
 from pvera.report import __main__ as report
 from pvera.report import ablations, beside, page, panels
 from pvera.rows import store
-from pvera.tables.grouping import comparables
+from pvera.tables.grouping import group_rows
 from pvera.tables.section import sections
 from tests.helpers.page import EVIL, ood_report, path_of, uncertainty_report
 from tests.helpers.rows import demo_rows, full_rows, keep, run
@@ -105,11 +105,11 @@ def test_the_front_is_what_no_other_dominates():
 
 def test_points_are_means_over_the_tasks_that_all_have():
     rows = [row for row in full_rows(("vera", "lora")) if not (row.adapter == "lora" and row.task == "kitti")]
-    [found] = comparables([*rows, run("vera", "digits", test_acc=1.0)])
+    [found] = group_rows([*rows, run("vera", "digits", test_acc=1.0)])
     what, made = panels.points(found)
     assert what == "mean of the 18 tasks that all adapters have" and [point.adapter for point in made] == ["lora", "vera"]
     for point in made:
-        seeds = [np.mean([row.test_acc for row in rows if (row.adapter, row.seed) == (point.adapter, seed) and row.task != "kitti"])
+        seeds = [np.mean([row.test["acc"] for row in rows if (row.adapter, row.seed) == (point.adapter, seed) and row.task != "kitti"])
                  for seed in range(3)]  # fmt: skip
         assert point.accuracy == pytest.approx(100 * np.mean(seeds)) and point.accuracy_sd == pytest.approx(100 * np.std(seeds, ddof=1))
 
@@ -127,7 +127,7 @@ def test_reliability_is_that_of_the_ece():
 def test_curves_are_of_the_chosen_point_without_a_broken_line(made):
     folder, _, _ = made
     files = store.read_files(folder)
-    [found] = [one for one in comparables(files.values()) if one.facts["limited"]]
+    [found] = [one for one in group_rows(files.values()) if one.facts["limited"]]
     shown = beside.curves(beside.shown(files, found.shown), {row.adapter: 0 for row in files.values()})
     assert [panel.title for panel in shown] == ["dtd"]
     charts = {chart.title: chart for chart in shown[0].charts}
@@ -140,16 +140,16 @@ def test_ablations_are_found_by_what_differs():
     def of(rank, task="dtd", seed=0, **changes):
         return run("vera", task, seed, {"adapter": {"name": "vera", "rank": rank}}, **changes)
 
-    [found] = comparables([*(of(rank, seed=seed, test_acc=rank / 100 + seed / 10) for rank in (64, 4, 16) for seed in (0, 1)), run("lora")])
+    [found] = group_rows([*(of(rank, seed=seed, test_acc=rank / 100 + seed / 10) for rank in (64, 4, 16) for seed in (0, 1)), run("lora")])
     [panel] = ablations.ablations(found)
     assert panel.title == "vera" and panel.table[0][:2] == ["task", "adapter.rank"]
     assert [line[1] for line in panel.table[1:]] == ["4", "16", "64"] and panel.table[1][3] == "9.0 ± 7.1"
     [line] = panel.charts[0].series
     assert line.x == [4, 16, 64] and line.y == pytest.approx([9, 21, 69]) and line.spread == pytest.approx([50**0.5] * 3)
-    [late] = comparables(run("pvera", settings={"adapter": {"name": "pvera", "rank": 4} | more}) for more in ({}, {"posterior": "laplace"}))
+    [late] = group_rows(run("pvera", settings={"adapter": {"name": "pvera", "rank": 4} | more}) for more in ({}, {"posterior": "laplace"}))
     [panel] = ablations.ablations(late)
     assert [line[1] for line in panel.table] == ["adapter.posterior", "gaussian", "laplace"]  # a default that the row does not have
-    [plain] = comparables([of(4), of(4, seed=1), of(16, "kitti")])
+    [plain] = group_rows([of(4), of(4, seed=1), of(16, "kitti")])
     assert ablations.ablations(plain) == []  # tasks may differ in settings, and seeds do
 
 
@@ -160,7 +160,7 @@ def test_heat_map_differences_are_to_vera(made):
     assert heat["y"] == ["linear_probe", "pvera", html.escape(EVIL)] and heat["x"][:2] == ["dtd", "kitti"]
 
     def mean(adapter, task):
-        return np.mean([100 * row.test_acc for row in rows if (row.adapter, row.task, row.limited) == (adapter, task, True)])
+        return np.mean([100 * row.test["acc"] for row in rows if (row.adapter, row.task, row.limited) == (adapter, task, True)])
 
     assert heat["z"][1][1] == pytest.approx(mean("pvera", "kitti") - mean("vera", "kitti"))
     hole = interactive.figure(HeatMap("", ["a"], ["b", "c"], [[None, -0.001]], "points", 1, ""))

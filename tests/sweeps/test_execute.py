@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from pvera import evaluate, table
 from pvera.config import to_runs
-from pvera.metrics.calibration import metrics
+from pvera.metrics.table import evaluate as metrics
 from pvera.rows import digests, store
 from pvera.rows.row import Row
 from pvera.sweeps.execute import execute, row_path
@@ -64,7 +64,7 @@ def test_the_row_has_everything_and_its_figures_are_those_of_the_files(done):
     assert row.head_params == 10 * 64 + 10
     probabilities, labels = store.load_probabilities(done[1].path.with_suffix(".npz"))
     again = metrics(torch.from_numpy(probabilities), torch.from_numpy(labels))
-    assert again == {name: pytest.approx(getattr(row, f"test_{name}"), abs=1e-7) for name in again}
+    assert again == {name: pytest.approx(row.test[name], abs=1e-7) for name in again}
 
 
 def test_a_finished_run_is_skipped(done):
@@ -115,7 +115,7 @@ def test_every_adapter_leaves_a_row_under_released(adapter, tmp_path):
     row = store.read(execute([run])[0].path)
     assert row.n_train == 800
     assert row.protocol == "released"
-    assert 0 <= row.test_acc <= 1
+    assert 0 <= row.test["acc"] <= 1
 
 
 def one_point(adapter: str) -> list[str]:
@@ -159,7 +159,7 @@ def test_seeds_in_one_pack_leave_the_rows_of_runs_alone(tmp_path, protocol):
                 "val_loss": pytest.approx(theirs["val_loss"], abs=1e-4),
                 "val_acc": pytest.approx(theirs["val_acc"], abs=0.01),
             }
-        assert one.test_nll == pytest.approx(other.test_nll, abs=1e-3)
+        assert one.test["nll"] == pytest.approx(other.test["nll"], abs=1e-3)
 
 
 def test_a_pack_trains_only_the_seeds_without_a_row(tmp_path):
@@ -195,7 +195,7 @@ def test_a_killed_and_repeated_sweep_gives_the_same_table(tmp_path):
     again = command(*words, f"results={tmp_path / 'killed'}")
     assert again.returncode == 0, again.stderr
     assert "4 runs: 2 done before, 2 to do" in again.stdout
-    accuracies = [{(row.adapter, row.seed): row.test_nll for row in store.read_all(tmp_path / folder)} for folder in ("whole", "killed")]
+    accuracies = [{(row.adapter, row.seed): row.test["nll"] for row in store.read_all(tmp_path / folder)} for folder in ("whole", "killed")]
     assert accuracies[0] == accuracies[1]
     assert len(accuracies[0]) == 4
     shown = []

@@ -13,6 +13,7 @@ from adapters import methods
 from pvera import ablation
 from pvera.config import Protocol
 from pvera.rows import digests, store
+from pvera.tables import ablation as library
 from tests.helpers.rows import run
 
 
@@ -63,7 +64,7 @@ def test_accuracies_over_seeds_against_what_differs_and_nothing_else_is_taken_fo
         assert found["dsprites_loc", f"{weight:g}", "validation accuracy (%)"][0] == pytest.approx(50 * statistics.mean(values))
     text = (tmp_path / "ablation.md").read_text()
     assert text.startswith("| kl_weight | parameters | validation accuracy (%) |")
-    assert text.index("| 1e-06 |") < text.index("| 1 |") and "over 3 seeds" in text
+    assert text.index("| 1e-06 ") < text.index("| 1  ") and "over 3 seeds" in text
 
 
 LOG = "epoch,point,val_loss,kl,sigma\n1,,2.0,9,1.5\n2,,1.0,5,0.25\n3,,1.5,4,0.125\n"
@@ -89,7 +90,7 @@ def test_of_several_grid_points_the_log_of_the_chosen_one_counts(tmp_path):
     log = "epoch,point,val_loss,sigma\n1,lr=0.1,2.0,1\n1,lr=0.01,1.0,3\n"
     chosen = {"best_epoch": 1, "grid": [{}, {}], "chosen": {"lr": 0.01}}
     paths = [keep(tmp_path, rank=rank, log=log, others=chosen) for rank in (4, 16)]
-    assert ablation.beside(paths[0], store.read(paths[0]), "norm of mu") == ({"mean sigma": 3.0}, [1.0])
+    assert library.results_of_files(paths[0], store.read(paths[0]), "norm of mu") == ({"mean sigma": 3.0}, [1.0])
 
 
 def test_of_different_adapters_only_what_they_share_and_the_name_does_not_tell(tmp_path):

@@ -6,7 +6,6 @@ import subprocess
 import pytest
 
 from pvera import table
-from pvera.rows.provenance import ROOT
 from tests.helpers.rows import demo_rows, full_rows, keep
 
 DOCUMENT = r"""\documentclass{article}
@@ -36,7 +35,3 @@ def test_tables_of_ours_and_of_others_compile(tmp_path, compile_tex):
     assert table.main([str(tmp_path / "rows"), "--allow-limited", "--with-reported"]) == 0
     assert table.main([str(tmp_path / "rows"), "--allow-limited", "--metric", "test_ace"]) == 0
     compile_tex("".join((tmp_path / "rows" / name).read_text() for name in ("table.tex", "table-test_ace.tex")))
-
-
-def test_the_committed_tables_compile(compile_tex):
-    compile_tex("".join(path.read_text() for path in sorted((ROOT / "results" / "offline_vtab").glob("*.tex"))))

@@ -1,4 +1,4 @@
-"""What other publications report: the file, its means against plain arithmetic, and its tables beside ours."""
+"""Tables of what other publications report: their means against plain arithmetic, and their place next to the project's own."""
 
 import csv
 
@@ -6,7 +6,7 @@ import pytest
 
 from data.tasks import GROUPS, TASKS
 from pvera import table
-from pvera.errors import UserError
+from pvera.rows import reported
 from pvera.tables import grouping, published, render
 from tests.helpers.rows import demo_rows, full_rows, keep, make_row
 
@@ -24,39 +24,14 @@ def plain_means(row: dict[str, str]) -> dict[str, float]:
 
 
 def texts() -> list[dict[str, str]]:
-    with published.PATH.open(encoding="utf-8") as file:
+    with reported.PATH.open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-def test_the_committed_rows_are_whole_and_say_where_they_are_from():
-    rows = published.read()
-    assert len(rows) == 90 and len({(row.source, row.backbone, row.method) for row in rows}) == 90
-    assert sorted(len(row.figures) for row in rows) == [0, 0, 1] + 87 * [19]
-    assert all(row.source and row.backbone and row.method and row.caveat for row in rows)
-    assert [(row.method, row.average) for row in rows if row.average is not None] == [("PVeRA", 71.4), ("VeRA", 69.9)]
-    for row in rows:
-        assert ("best test" in row.caveat.lower()) >= ("best TEST" in row.method)
-
-
-@pytest.mark.data
-def test_every_number_is_the_one_that_was_collected(shared):
-    file = shared / "spec" / "reported.csv"
-    if not file.is_file():
-        pytest.skip(f"no {file}")
-
-    def numbers(row, cifar, params, average):
-        figures = [row[cifar if task == "cifar100" else task] for task in TASKS]
-        return [row[params], *figures, "" if any(figures) else row[average]]
-
-    with file.open(encoding="utf-8") as opened:
-        collected = sorted(numbers(row, "cifar", "params_M", "avg") for row in csv.DictReader(opened))
-    assert sorted(numbers(row, "cifar100", "params_m", "reported_avg") for row in texts()) == collected
 
 
 def test_means_are_those_of_a_plain_loop():
     checked = 0
-    for row, text in zip(published.read(), texts(), strict=True):
-        found = {column.name: row.cell(column) for column in COLUMNS}
+    for row, text in zip(reported.read(), texts(), strict=True):
+        found = {column.name: published.cell(row, column) for column in COLUMNS}
         for task in TASKS:
             assert (found[task].mean if found[task] else None) == (float(text[task]) if text[task] else None)
         if all(text[task] for task in TASKS):
@@ -68,26 +43,26 @@ def test_means_are_those_of_a_plain_loop():
 
 def test_a_missing_task_is_a_hole_in_every_mean_that_needs_it():
     figures = {task: 50.0 for task in TASKS if task != "kitti"}
-    row = published.Reported("a paper", "a ViT", "lora", 0.464, figures, None, "none")
-    holes = {column.name for column in COLUMNS if row.cell(column) is None}
+    row = reported.Reported("a paper", "a ViT", "lora", 0.464, figures, None, "none")
+    holes = {column.name for column in COLUMNS if published.cell(row, column) is None}
     assert holes == {"kitti", "structured mean", "mean of 19", "mean of groups"}
 
 
 def test_golden_tables():
     whole = {task: 50.0 + number for number, task in enumerate(TASKS)}
     rows = [
-        published.Reported("a page", "DINOv2", "pvera", None, {}, 71.4, "kind of average not stated."),
-        published.Reported("a paper", "ViT-B/16", "lora & co", 0.464, {"dmlab": 49.91}, None, "best test epoch: optimistic."),
-        published.Reported("a page", "DINOv2", "vera", None, {}, 69.9, "kind of average not stated."),
-        published.Reported("a paper", "ViT-B/16", "ia3", None, {"dmlab": 40.0, "svhn": 7.25}, None, "best test epoch: optimistic."),
-        published.Reported("a paper", "ViT-B/16", "full", 85.8, whole, None, "last epoch."),
+        reported.Reported("a page", "DINOv2", "pvera", None, {}, 71.4, "kind of average not stated."),
+        reported.Reported("a paper", "ViT-B/16", "lora & co", 0.464, {"dmlab": 49.91}, None, "best test epoch: optimistic."),
+        reported.Reported("a page", "DINOv2", "vera", None, {}, 69.9, "kind of average not stated."),
+        reported.Reported("a paper", "ViT-B/16", "ia3", None, {"dmlab": 40.0, "svhn": 7.25}, None, "best test epoch: optimistic."),
+        reported.Reported("a paper", "ViT-B/16", "full", 85.8, whole, None, "last epoch."),
     ]
     sections = published.sections(rows, COLUMNS)
     assert (
         render.markdown(sections[:2])
         == """\
 | reported method | parameters | mean, kind not stated |
-| --------------- | ---------: | --------------------: |
+|:----------------|-----------:|----------------------:|
 | pvera           |          – |                  71.4 |
 | vera            |          – |                  69.9 |
 
@@ -96,7 +71,7 @@ kind of average not stated.
 Accuracy (%).
 
 | reported method | parameters | svhn | dmlab |
-| --------------- | ---------: | ---: | ----: |
+|:----------------|-----------:|-----:|------:|
 | lora & co       |    464,000 |    – |  49.9 |
 | ia3             |          – |  7.2 |  40.0 |
 
@@ -143,39 +118,3 @@ def test_only_accuracies_are_reported(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert table.main([str(tmp_path / "empty"), "--with-reported"]) == 2  # reported rows alone are no table
     assert capsys.readouterr().err.startswith(f"pvera: no rows in {tmp_path / 'empty'}")
-
-
-def line(**changes) -> str:
-    fields = dict.fromkeys(published.HEADER, "") | {"source": "a", "backbone": "b", "method": "c", "dtd": "50"}
-    return ",".join((fields | changes).values())
-
-
-@pytest.mark.parametrize(
-    ("lines", "said"),
-    [
-        (["a,b"], "its columns must be source,backbone,method"),
-        ([], "its columns must be"),
-        ([",".join(published.HEADER), line(), line(dtd="5O")], "line 3: dtd must be a number in 0 .. 100, found '5O'"),
-        ([",".join(published.HEADER), line(dtd="nan")], "line 2: dtd must be"),
-        ([",".join(published.HEADER), line(dtd="100.5")], "line 2: dtd must be"),
-        ([",".join(published.HEADER), line(params_m="-1")], "line 2: params_m must be"),
-        ([",".join(published.HEADER), line(reported_avg="71")], "line 2: must have figures of tasks or else reported_avg"),
-        ([",".join(published.HEADER), line(dtd="")], "line 2: must have figures of tasks or else reported_avg"),
-        ([",".join(published.HEADER), "a,b,c"], "line 2: must have 25 fields"),
-        ([",".join(published.HEADER), line() + ",more"], "line 2: must have 25 fields"),
-    ],
-)
-def test_a_broken_file_is_one_line_that_names_it(tmp_path, lines, said):
-    path = tmp_path / "rows.csv"
-    path.write_text("\n".join(lines))
-    with pytest.raises(UserError) as caught:
-        published.read(path)
-    assert str(caught.value).startswith(str(path)) and said in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_no_file_and_no_text_are_one_line(tmp_path):
-    with pytest.raises(UserError, match="No such file"):
-        published.read(tmp_path / "absent.csv")
-    (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="is not a csv file in UTF-8"):
-        published.read(tmp_path / "bytes.csv")

@@ -24,17 +24,17 @@ AUC = {
 }
 
 
-def figures(by_adapter: dict[str, list[float]]) -> statistics.Figures:
+def values(by_adapter: dict[str, list[float]]) -> statistics.Values:
     return {adapter: {f"task{at}": {0: value} for at, value in enumerate(values)} for adapter, values in by_adapter.items()}
 
 
 def test_ranks_and_critical_difference_are_those_of_demsars_example():
-    found = statistics.rank(figures(AUC))
+    found = statistics.rank(values(AUC))
     assert {name: round(value, 3) for name, value in found.ranks.items()} == {"m+cf": 1.964, "m": 2.0, "cf": 2.893, "C4.5": 3.143}
     assert list(found.ranks) == ["m+cf", "m", "cf", "C4.5"] and found.why == ""
     assert round(found.critical, 2) == 1.25  # section 3.2.2 of the paper: 2.569 * sqrt(4 * 5 / (6 * 14))
     assert found.friedman == stats.friedmanchisquare(*AUC.values()).pvalue
-    worse = statistics.rank(figures({name: [1 - value for value in values] for name, values in AUC.items()}), higher_is_better=False)
+    worse = statistics.rank(values({name: [1 - value for value in values] for name, values in AUC.items()}), higher_is_better=False)
     assert worse.ranks == found.ranks
 
 
@@ -45,7 +45,7 @@ def test_critical_values_are_those_of_demsars_table(adapters, q):
 
 
 def test_signed_ranks_are_those_of_demsars_example():
-    found = statistics.compare("m", "C4.5", figures(AUC))  # his Table 2
+    found = statistics.compare("m", "C4.5", values(AUC))  # his Table 2
     assert (found.wins, found.ties, found.losses) == (10, 2, 2)
     differences = np.array(list(found.differences.values()))
     assert list(found.differences.values()) == pytest.approx(np.subtract(AUC["m"], AUC["C4.5"]).tolist())
@@ -60,7 +60,7 @@ def test_signed_ranks_are_those_of_demsars_example():
 def test_an_exact_signed_rank_p_is_the_share_of_sign_patterns():
     draw = random.Random(3)
     by = {name: [draw.random() for _ in range(9)] for name in ("a", "b")}
-    found = statistics.compare("a", "b", figures(by))
+    found = statistics.compare("a", "b", values(by))
     differences = np.subtract(by["a"], by["b"])
     ranks = stats.rankdata(abs(differences))
     of_plus = min(ranks[differences > 0].sum(), ranks[differences < 0].sum())
@@ -100,13 +100,13 @@ def test_pairs_are_of_the_seeds_and_tasks_that_both_have():
 
 def test_the_full_table_has_every_figure_and_its_rows_alone_decide(tmp_path, capsys):
     rows = full_rows(("vera", "pvera", "lora", "ia3"))
-    rows = [replace(row, test_acc=row.test_acc + 0.2) if row.adapter == "pvera" else row for row in rows]
+    rows = [replace(row, test=row.test | {"acc": row.test["acc"] + 0.2}) if row.adapter == "pvera" else row for row in rows]
     keep(tmp_path, rows)
     assert table.main([str(tmp_path), "--statistics"]) == 0
     out = capsys.readouterr().out
     assert out == (tmp_path / "statistics.md").read_text() and "critical difference, " in out and "too few" not in out
     tidy = list(csv.DictReader((tmp_path / "statistics.csv").open()))
-    by = {(row.adapter, row.task, row.seed): 100 * row.test_acc for row in rows}
+    by = {(row.adapter, row.task, row.seed): 100 * row.test["acc"] for row in rows}
     means = {name: [np.mean([by[name, task, seed] for seed in range(3)]) for task in TASKS] for name in ("vera", "pvera", "lora", "ia3")}
 
     def value(statistic, adapter="", against="", column=""):
@@ -123,7 +123,7 @@ def test_the_full_table_has_every_figure_and_its_rows_alone_decide(tmp_path, cap
     assert value("Friedman p") == pytest.approx(stats.friedmanchisquare(*means.values()).pvalue)
     assert value("low", "lora", "", "kitti") <= value("mean", "lora", "", "kitti") <= value("high", "lora", "", "kitti")
     assert {line["against"] for line in tidy if line["against"]} == {"vera", "pvera"}
-    assert "The best average rank is that of pvera;" in out
+    assert "The best average rank is that of pvera." in out
 
 
 def test_too_few_seeds_tasks_or_adapters_are_said_instead_of_a_figure():

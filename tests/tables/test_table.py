@@ -11,6 +11,7 @@ import pytest
 
 from data.tasks import GROUPS, TASKS
 from pvera import table
+from pvera.metrics.table import quantities
 from pvera.rows import digests, store
 from pvera.tables import render
 from pvera.tables.section import sections
@@ -18,7 +19,7 @@ from tests.helpers.rows import demo_rows, full_rows, keep, run
 
 DEMO = """\
 | adapter      | parameters | accuracy (%) | ACE (%) | ECE (%) | NLL (nats) | Brier score | s / run |
-| ------------ | ---------: | -----------: | ------: | ------: | ---------: | ----------: | ------: |
+|:-------------|-----------:|-------------:|--------:|--------:|-----------:|------------:|--------:|
 | linear_probe |          0 |         64.5 |    1.00 |    2.00 |      1.400 |       0.600 |       5 |
 | pvera        |     21,504 |         86.1 |    1.23 |    2.00 |      0.457 |       0.600 |      31 |
 | ia3          |     27,648 |         98.0 |    1.00 |    2.00 |      1.400 |       0.030 |      30 |
@@ -36,7 +37,7 @@ def test_golden_demo_table(tmp_path, capsys):
     lines = list(csv.DictReader((tmp_path / "table.csv").open()))
     assert len(lines) == 15 and lines[5] == {
         "backbone": "tiny", "backbone_description": "a tiny ViT, random", "source": "folder", "protocol": "corrected", "image_size": "70",
-        "precision": "fp32", "limited": "True", "adapter": "pvera", "parameters": "21504", "seconds": "31.0", "heading": "digits",
+        "architecture": "", "weights": "", "precision": "fp32", "limited": "True", "adapter": "pvera", "parameters": "21504", "seconds": "31.0", "heading": "digits",
         "column": "accuracy (%)", "metric": "accuracy (%)", "mean": "86.100000", "std": "", "seeds": "1",
     }  # fmt: skip
 
@@ -87,7 +88,7 @@ def cells(rows, metric="test_acc") -> dict[str, dict[str, render.Cell | None]]:
 def test_means_deviations_and_both_averages_against_plain_arithmetic(metric):
     rows = full_rows()
     found = cells(rows, metric)["lora"]
-    by = {(row.task, row.seed): 100 * getattr(row, metric) for row in rows if row.adapter == "lora"}
+    by = {(row.task, row.seed): 100 * row.value(metric) for row in rows if row.adapter == "lora"}
     for task in TASKS:
         values = [by[task, seed] for seed in range(3)]
         mean = sum(values) / 3
@@ -156,7 +157,8 @@ def test_the_lowest_validation_loss_is_chosen_never_the_test():
     "change",
     [
         {"backbone": "other"},
-        {"backbone_description": "others"},
+        {"settings": {"backbone": {"name": "tiny", "timm": "vit_tiny"}}},
+        {"settings": {"backbone": {"name": "tiny", "sha256": "a" * 64}}},
         {"source": "tfds"},
         {"protocol": "released"},
         {"image_size": 224},
@@ -172,6 +174,29 @@ def test_what_cannot_be_compared_never_shares_a_table(change):
     )
     text = render.markdown(sections(rows))
     assert text.count("| adapter") == 2 and text.count("lora") == 2
+
+
+def test_the_caption_tells_different_weights_under_one_label_apart():
+    def of(adapter, architecture, sha256, **changes):
+        return run(adapter, settings={"backbone": {"name": "tiny", "timm": architecture, "sha256": sha256}}, **changes)
+
+    rows = [of("lora", "vit_tiny", "a" * 64, val_loss=0.9), of("lora", "vit_tiny", "b" * 64, val_loss=0.1), of("ia3", "vit_small", None)]
+    captions = [section.caption[0] for section in sections(rows)]
+    assert [caption[: caption.index(")") + 1] for caption in captions] == [
+        "a tiny ViT, random (tiny: vit_small, weights unknown)",
+        "a tiny ViT, random (tiny: vit_tiny, weights aaaaaaaaaaaa)",
+        "a tiny ViT, random (tiny: vit_tiny, weights bbbbbbbbbbbb)",
+    ]
+    assert all(section.lines[0].cells[0].seeds == 1 for section in sections(rows))
+    [section] = sections([rows[0], of("ia3", "vit_tiny", "a" * 64)])  # one label, one backbone
+    assert section.caption[0].startswith("a tiny ViT, random (tiny), ") and len(section.lines) == 2
+
+
+def test_a_description_does_not_separate_rows_of_the_same_weights():
+    rows = [run("lora"), run("pvera", backbone_description="reworded", finished="2027-01-02T03:04:05+00:00")]
+    [section] = sections(rows)
+    assert section.caption[0].startswith("reworded (tiny), ") and len(section.lines) == 2
+    assert sections(rows[::-1])[0].caption == section.caption
 
 
 def test_the_caption_names_what_differs_between_runs_of_one_task():
@@ -196,7 +221,7 @@ def test_same_rows_same_bytes_wherever_and_in_whatever_order_they_were_written(t
     random.Random(1).shuffle(rows)
     keep(tmp_path / "b" / "nested", rows)
     for folder in ("a", "b"):
-        for metric in render.METRICS:
+        for metric in quantities():
             assert table.main([str(tmp_path / folder), "--allow-limited", "--metric", metric]) == 0
     names = sorted(file.name for file in (tmp_path / "a").glob("table*"))
     assert len(names) == 18 and {"table.csv", "table.md", "table.tex", "table-test_ace.md"} <= set(names)
@@ -226,15 +251,12 @@ def test_limited_and_dirty_rows_are_refused_unless_asked_for(tmp_path, capsys):
 
 def test_bad_folders_end_with_one_line(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    keep(tmp_path / "broken", [run()])
-    (tmp_path / "broken" / "seed=1.json").write_text("{")
     keep(tmp_path / "good", [run()])
     (tmp_path / "file").write_text("")
     for arguments, said in (
         (["absent"], "no results folder at"),
         (["file"], "no results folder at"),
         (["empty"], "no rows in"),
-        (["broken"], "seed=1.json is not a readable JSON row"),
         (["good", "--out", str(tmp_path / "file" / "below")], "cannot write"),
     ):
         assert table.main([str(tmp_path / arguments[0]), *arguments[1:]]) == 2
@@ -243,6 +265,30 @@ def test_bad_folders_end_with_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         table.main([str(tmp_path / "good"), "--metric", "test_f1"])
     assert caught.value.code == 2 and "invalid choice: 'test_f1'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"schema_version": 2}', "damaged"])
+def test_a_damaged_row_is_named_and_leaves_a_hole(tmp_path, capsys, content):
+    rows = [run(adapter, task, seed) for adapter in ("lora", "vera") for task in ("dtd", "kitti") for seed in (0, 1)]
+    keep(tmp_path, rows)
+    damaged = sorted((tmp_path / "tiny" / "lora" / "kitti").iterdir())
+    for path in damaged:
+        path.write_text(path.read_text().replace('"acc": 0.625', '"acc": 0.626') if content == "damaged" else content)
+    [damaged_too, _] = sorted((tmp_path / "tiny" / "vera" / "dtd").iterdir())
+    damaged_too.write_text(content)
+    assert table.main([str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert all(str(path) in line for path, line in zip([*damaged, damaged_too], err.splitlines(), strict=True))
+    [lora] = [[text.strip() for text in line.split("|")] for line in out.splitlines() if line.startswith("| lora")]
+    [vera] = [[text.strip() for text in line.split("|")] for line in out.splitlines() if line.startswith("| vera")]
+    assert lora[3] == "62.5 ± 0.0" and lora[5] == "–" and vera[3] == "62.5 (1)" and vera[5] == "62.5 ± 0.0"
+
+
+def test_damaged_rows_alone_are_no_table(tmp_path, capsys):
+    (tmp_path / "seed=0.json").touch()
+    assert table.main([str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 2 and "seed=0.json is not a readable JSON row" in err and "no rows in" in err
 
 
 def test_2000_rows_in_3_seconds_from_the_command_line_without_torch(tmp_path):

@@ -16,7 +16,7 @@ def test_a_cell_is_traced_to_its_rows_settings_commits_and_files(tmp_path, capsy
     store.write(tmp_path / "copy" / "seed=0-copy.json", rows[0])
     assert table.main([str(tmp_path), "--cell", "pvera/dsprites_loc"]) == 0
     out = capsys.readouterr().out
-    lines = [[text.strip() for text in line.strip("|").split("|")] for line in out.splitlines() if line.startswith("| ")][2:]
+    lines = [[text.strip() for text in line.strip("|").split("|")] for line in out.splitlines() if line.startswith("| ")][1:]
     assert [(line[0], line[1]) for line in lines] == [
         ("0", "yes"), ("0", "no: the same run again"), ("0", "no: higher validation loss"), ("1", "yes"),
     ]  # fmt: skip

@@ -15,10 +15,11 @@ from hydra import compose
 from pvera.config import to_runs
 from pvera.errors import UserError
 from pvera.models import checkpoint, resources
-from pvera.rows import digests, store
-from pvera.sweeps import failures, leases
+from pvera.rows import digests, failure, store
+from pvera.sweeps import leases
 from pvera.sweeps.execute import execute, row_path
 from pvera.training import loop, progress
+from pvera.training.trial import failure as failed_run
 
 TINY = ["task=extra/digits", "backbone=test_vit", "trainer.epochs=3", "image_size=32", "source.test_limit=50"]
 # The last block only, so that the others are passed once.
@@ -174,8 +175,8 @@ def test_a_full_disk_does_not_stop_training(tmp_path, monkeypatch, whole, capsys
     monkeypatch.setattr(checkpoint, "save", lambda *_: None)
     [*_] = execute(make(*CASES["linear probe"], f"results={tmp_path}"))
     assert capsys.readouterr().err.count("No space left on device") == 1
-    assert [vars(store.read(path))["test_nll"] for path in sorted(tmp_path.rglob("seed=*.json"))] == [
-        row["test_nll"] for row in whole["linear probe"].values()
+    assert [store.read(path).test["nll"] for path in sorted(tmp_path.rglob("seed=*.json"))] == [
+        row["test"]["nll"] for row in whole["linear probe"].values()
     ]
 
 
@@ -199,7 +200,7 @@ def test_a_pack_that_runs_out_of_memory_is_halved_and_says_so(tmp_path, monkeypa
     rows = figures(tmp_path)
     for name, row in whole[case].items():
         assert rows[name]["events"] == ["out of memory in epoch 2: from 4 in one pass to 2"]
-        assert rows[name]["test_nll"] == pytest.approx(row["test_nll"], abs=1e-3)
+        assert rows[name]["test"]["nll"] == pytest.approx(row["test"]["nll"], abs=1e-3)
         assert [one["epochs"] for one in rows[name]["grid"]] == [one["epochs"] for one in row["grid"]]
         assert rows[name]["val_loss"] == pytest.approx(row["val_loss"], abs=1e-4)
 
@@ -234,12 +235,12 @@ def test_where_not_one_fits_the_run_has_failed_and_goes_on_later(tmp_path, monke
             execute(runs)
     assert sizes == [2, 2, 1]
     for run in runs:
-        failed = failures.read(row_path(run))
+        failed = failure.read(row_path(run))
         assert "not even one" in failed.reason and failed.epoch == 1 and failed.digest == digests.digest(run.settings())
     execute(runs)
     for name, row in figures(tmp_path).items():
         assert row["grid"][0]["epochs"] == whole["linear probe"][name]["grid"][0]["epochs"]
-        assert row["test_nll"] == pytest.approx(whole["linear probe"][name]["test_nll"], abs=1e-4)
+        assert row["test"]["nll"] == pytest.approx(whole["linear probe"][name]["test"]["nll"], abs=1e-4)
     assert files(tmp_path) == []
 
 
@@ -247,7 +248,7 @@ def test_a_loss_that_is_not_finite_is_recorded_with_its_step(tmp_path):
     [run] = make("adapter=lora", "adapter.rank=4", "adapter.lr=1e30", f"results={tmp_path}")
     with pytest.raises(UserError, match="not finite in epoch 1, step 2"):
         execute([run])
-    failed = failures.read(row_path(run))
+    failed = failure.read(row_path(run))
     assert (failed.epoch, failed.step, failed.task, failed.adapter, failed.seed) == (1, 2, "digits", "lora", 0)
     assert leases.claims(tmp_path) == []
     with pytest.raises(UserError, match="not finite in epoch 1, step 2"):
@@ -256,16 +257,16 @@ def test_a_loss_that_is_not_finite_is_recorded_with_its_step(tmp_path):
 
 def other_worker_fails(run):
     """What another worker does from when it is waited for: its run fails, and it gives the lease back."""
-    failures.write(row_path(run), failures.failure(run, "the training loss is not finite", 3, 4))
+    failure.write(row_path(run), failed_run(run, "the training loss is not finite", 3, 4))
     row_path(run).with_suffix(".lease").unlink(missing_ok=True)
 
 
 def test_what_failed_at_another_worker_is_not_tried_again_in_the_same_sweep(tmp_path, monkeypatch):
     [run] = make("adapter=linear_probe", f"results={tmp_path}")
     other_worker_fails(run)
-    earlier = failures.seen([row_path(run)])
-    failures.place(row_path(run)).write_text(json.dumps(json.loads(earlier[row_path(run)]) | {"finished": "2026-01-01T00:00:00+00:00"}))
-    before = failures.seen([row_path(run)])
+    earlier = failure.seen([row_path(run)])
+    failure.place(row_path(run)).write_text(json.dumps(json.loads(earlier[row_path(run)]) | {"finished": "2026-01-01T00:00:00+00:00"}))
+    before = failure.seen([row_path(run)])
     row_path(run).with_suffix(".lease").write_text('{"owner": "a", "host": "far", "pid": 7}')
     waited = []
     monkeypatch.setattr(leases, "wait", lambda rows: waited.append(rows) or other_worker_fails(run))
@@ -291,7 +292,7 @@ def test_the_lease_of_a_process_killed_after_its_row_is_removed(tmp_path):
 
 def test_a_success_removes_the_failure(tmp_path):
     [run] = make("adapter=linear_probe", f"results={tmp_path}")
-    failures.write(row_path(run), failures.failure(run, "the power went"))
+    failure.write(row_path(run), failed_run(run, "the power went"))
     execute([run])
     assert files(tmp_path) == []
 

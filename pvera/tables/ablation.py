@@ -1,0 +1,199 @@
+"""Results of the runs of an ablation, by the settings that differ between them.
+
+A pure function of the rows and of the files next to them: the values of every epoch (logger=csv) and the reports of pvera.ood, where
+there are any. The settings that were varied are found in the rows' configs. Imports no torch.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from pvera import storage
+from pvera.errors import UserError
+from pvera.loggers import csv as log
+from pvera.metrics.table import METRICS, VALIDATION_ACCURACY
+from pvera.rows.row import Row
+from pvera.tables.grouping import Group, config_of, group_rows
+from pvera.tables.section import description, dirty_runs
+from pvera.tables.text import Grid, markdown_table
+
+EPOCH_VALUES = {"mean sigma": "sigma", "KL (nats)": "kl"}
+"""Values of the csv logger that are shown for the epoch whose weights were kept, by label."""
+
+
+@dataclass
+class Setting:
+    """One value of the varied settings: its runs, their results by label, and their validation losses by epoch."""
+
+    values: dict[str, Any]
+    rows: list[Row]
+    results: dict[str, list[float]]
+    curves: list[list[float]]
+
+    def label(self) -> str:
+        """The value; of several settings with their names."""
+        texts = {name: text(value) for name, value in self.values.items()}
+        return ", ".join(f"{name}={value}" for name, value in texts.items()) if len(texts) > 1 else next(iter(texts.values()))
+
+    def over_seeds(self, label: str) -> tuple[float, float | None] | None:
+        """Mean and sample standard deviation (None for one seed) of a result; None, a hole, if a run lacks it."""
+        values = self.results.get(label, [])
+        if len(values) < len(self.rows):
+            return None
+        return fmean(values), stdev(values) if len(values) > 1 else None
+
+
+@dataclass
+class Ablation:
+    """The settings of the runs of one group and task, in their order."""
+
+    group: Group
+    settings: list[Setting]
+
+    @property
+    def task(self) -> str:
+        return self.group.rows[0].task
+
+    @property
+    def names(self) -> list[str]:
+        """The settings that were varied."""
+        return list(self.settings[0].values)
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels of the results that any setting has, those of the rows first."""
+        return list(dict.fromkeys(label for setting in self.settings for label in setting.results))
+
+
+def text(value: Any) -> str:
+    """A setting's value, short."""
+    if isinstance(value, list):
+        return " ".join(map(text, value))
+    return f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)
+
+
+def varied(rows: list[Row]) -> list[str]:
+    """The names of the settings that differ between rows, except the seed and those that a task decides.
+
+    Between different adapters, only settings count that all have and that differ within an adapter. Raises UserError if none differs.
+    """
+    settings_of = [settings(row) for row in rows]
+    names = [name for name in settings_of[0] if all(name in values for values in settings_of)]
+    differing = _differing(names, settings_of)
+    if "adapter" in differing:
+        by_adapter = defaultdict(list)
+        for values in settings_of:
+            by_adapter[values["adapter"]].append(values)
+        within = {name for members in by_adapter.values() for name in _differing(names, members)}
+        differing = [name for name in differing if name == "adapter" or name in within]
+    # A setting that an adapter takes from its protocol differs in both.
+    differing = [name for name in differing if not (name.startswith("protocol.") and name.removeprefix("protocol.") in differing)]
+    if not differing:
+        raise UserError(
+            f"{len(rows)} rows of {rows[0].task} differ in nothing but the seed: an ablation needs runs of at least two values of a setting"
+        )
+    return differing
+
+
+def _differing(names: list[str], settings_of: list[dict[str, Any]]) -> list[str]:
+    return [name for name in names if len({json.dumps(values[name]) for values in settings_of}) > 1]
+
+
+def settings(row: Row) -> dict[str, Any]:
+    """The settings of a row by name, the adapter's own first and without a prefix; without those that a task or a seed decides."""
+    values = {name: value for name, value in config_of(row).items() if name not in ("seed", "task", "source.fingerprint")}
+    own = {name.removeprefix("adapter."): value for name, value in values.items() if name.startswith("adapter.")}
+    own["adapter"] = own.pop("name", row.adapter)
+    return own | {name: value for name, value in sorted(values.items(), key=lambda item: "." in item[0]) if not name.startswith("adapter.")}
+
+
+def results_of_row(row: Row) -> dict[str, float]:
+    """Validation accuracy and test metrics by label, in their units."""
+    test = {f"test {metric.title}": metric.factor * row.test[name] for name, metric in METRICS.items() if name in row.test}
+    return {VALIDATION_ACCURACY.title: VALIDATION_ACCURACY.factor * row.val_acc} | test
+
+
+def results_of_files(path: Path, row: Row, score: str) -> tuple[dict[str, float], list[float]]:
+    """Results in the files next to a row, by label: values of the epoch that was kept, and of OOD reports; and the validation losses."""
+    results: dict[str, float] = {}
+    csv_file = path.with_suffix(".csv")
+    lines = [line for line in log.of_chosen(csv_file, row) if line.get("val_loss")]
+    try:
+        losses = [float(line["val_loss"]) for line in lines]
+        for line in lines:
+            if int(line["epoch"]) == row.best_epoch:
+                results |= {label: float(line[name]) for label, name in EPOCH_VALUES.items() if line.get(name)}
+    except ValueError as error:
+        raise UserError(f"{csv_file} is not a log of epochs: {error}") from None
+    for file in sorted(path.parent.glob(f"ood-{path.stem}-*.json")):
+        report = storage.read_object(file, "report of pvera.ood") or {}
+        try:
+            if score in report["scores"]:
+                results[f"AUROC of {score}, {report['foreign']}"] = float(report["scores"][score]["auroc"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file} is not a report of pvera.ood: {' '.join(str(error).split())}") from None
+    return results, losses
+
+
+def ablations(files: dict[Path, Row], score: str) -> list[Ablation]:
+    """The ablation of each task and group of rows. `score` names the score of OOD reports that is shown."""
+    paths = {id(row): path for path, row in files.items()}
+    return [
+        Ablation(group, _settings(group.rows, paths, score))
+        for task in sorted({row.task for row in files.values()})
+        for group in group_rows(row for row in files.values() if row.task == task)
+    ]
+
+
+def _settings(rows: list[Row], paths: dict[int, Path], score: str) -> list[Setting]:
+    """The settings of comparable rows of one task, in the order of their values."""
+    names, by_values = varied(rows), defaultdict(list)
+    for row in rows:
+        values = settings(row)
+        by_values[json.dumps([values.get(name) for name in names])].append(row)
+    made = []
+    for key, members in by_values.items():
+        results: dict[str, list[float]] = defaultdict(list)
+        curves = []
+        for row in sorted(members, key=lambda row: row.seed):
+            of_files, losses = results_of_files(paths[id(row)], row, score)
+            for label, value in (results_of_row(row) | of_files).items():
+                results[label].append(value)
+            curves.append(losses)
+        made.append(Setting(dict(zip(names, json.loads(key), strict=True)), members, results, curves))
+    return sorted(made, key=lambda setting: [_order(value) for value in setting.values.values()])
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    """Numbers by size, then lists by length, then words; null comes last."""
+    if isinstance(value, bool | int | float):
+        return 0, value, ""
+    return (3, 0, "") if value is None else (1, len(value), str(value)) if isinstance(value, list) else (2, 0, value)
+
+
+def markdown(ablation: Ablation) -> str:
+    """The table and its caption; an empty cell is a hole."""
+    grid: Grid = [[*ablation.names, "parameters", *ablation.labels]]
+    for setting in ablation.settings:
+        cells = [setting.over_seeds(label) for label in ablation.labels]
+        texts = ["" if cell is None else f"{cell[0]:.4g}" + ("" if cell[1] is None else f" ± {cell[1]:.2g}") for cell in cells]
+        grid.append([*map(text, setting.values.values()), f"{setting.rows[0].adapter_params:,}", *texts])
+    seeds = sorted({len(setting.rows) for setting in ablation.settings})
+    spread = "One seed" if seeds == [1] else f"Mean ± sample standard deviation over {' or '.join(map(str, seeds))} seeds"
+    rows = ablation.group.rows
+    subject = "Adapters" if "adapter" in ablation.names else rows[0].adapter
+    caption = [*description(ablation.group), f"{subject} on {ablation.task}. {spread}.", *dirty_runs(rows)]
+    return "\n".join([markdown_table(grid), "", *caption, ""])
+
+
+def tidy(ablation: Ablation) -> Iterator[list[str]]:
+    """Lines of task, setting, result, mean, standard deviation (empty for one seed) and number of seeds."""
+    for setting in ablation.settings:
+        for label in ablation.labels:
+            if (cell := setting.over_seeds(label)) is not None:
+                mean, std = f"{cell[0]:.9g}", "" if cell[1] is None else f"{cell[1]:.9g}"
+                yield [ablation.task, setting.label(), label, mean, std, str(len(setting.rows))]

@@ -1,0 +1,30 @@
+"""Tables as text: csv, and markdown and aligned columns by tabulate. A grid is a header and lines of texts."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+
+import tabulate
+
+tabulate.MIN_PADDING = 0  # none in addition to the spaces around a cell
+
+Grid = list[list[str]]
+
+
+def markdown_table(grid: Grid) -> str:
+    """A markdown table: the first column to the left, the others to the right."""
+    alignment = ["left", *["right"] * (len(grid[0]) - 1)]
+    return tabulate.tabulate(grid[1:], grid[0], tablefmt="pipe", colalign=alignment, disable_numparse=True)
+
+
+def plain_table(grid: Grid, alignment: list[str]) -> str:
+    """Columns of one width with spaces between them, for a terminal; `alignment` is "left" or "right" for each."""
+    text = tabulate.tabulate(grid[1:], grid[0], tablefmt="plain", colalign=alignment, disable_numparse=True)
+    return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def csv_text(lines: Iterable[Sequence[object]]) -> str:
+    """The lines as a csv file with Unix line ends."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
