@@ -1,10 +1,6 @@
 """logger=wandb: what W&B is told, read back from its own file; where it goes; what happens to a run that starts again."""
 
 import json
-import struct
-import time
-import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,62 +15,13 @@ from pvera.loggers.wandb import has_key
 from pvera.metrics.table import METRICS, evaluate
 from pvera.rows import digests, store
 from tests.helpers.watched import GRID, LABELS, PROBABILITIES, epochs, make, start, values, whole
-
-KINDS = ("run", "history", "summary", "metric", "artifact", "exit")
-
+from tests.helpers.wandb_file import history, items, only, read, summary
 
 @pytest.fixture(autouse=True)
 def hydra():
     register()
     with initialize_config_module("configs", version_base="1.3"):
         yield
-
-
-def records(file: Path):
-    """The records of a .wandb file: 7 bytes of header, then LevelDB's log format (32 KiB blocks of checksummed fragments)."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data = file.read_bytes()
-    assert data[:4] == b":W&B"
-    at, parts = 7, b""
-    while at < len(data):
-        if (left := -at % 32768) and left < 7:  # the end of a block is padded where no fragment header fits
-            at += left
-            continue
-        checksum, length, kind = struct.unpack_from("<IHB", data, at)
-        fragment = data[at + 7 : at + 7 + length]
-        assert zlib.crc32(bytes([kind]) + fragment) == checksum
-        at += 7 + length
-        parts = parts + fragment if kind in (3, 4) else fragment  # 1 full, 2 first, 3 middle, 4 last
-        if kind in (1, 4):
-            yield Record.FromString(parts)
-
-
-def read(file: Path) -> dict[str, list]:
-    """All records by kind, once the last is in: W&B's service flushes the file some milliseconds after `finish` has returned."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        found = list(records(file)) if file.stat().st_size > 7 else []
-        if found and found[-1].WhichOneof("record_type") == "exit":
-            return {kind: [getattr(record, kind) for record in found if record.WhichOneof("record_type") == kind] for kind in KINDS}
-        time.sleep(0.02)
-    raise AssertionError(f"{file} never got its exit record")
-
-
-def items(entries) -> dict:
-    return {entry.key or "/".join(entry.nested_key): json.loads(entry.value_json) for entry in entries}
-
-
-def history(found: dict[str, list]) -> list[dict]:
-    """What was logged, by step, without W&B's own times."""
-    steps = [items(record.item) for record in found["history"]]
-    return [{key: value for key, value in step.items() if key == "_step" or not key.startswith("_")} for step in steps]
-
-
-def only(folder: Path) -> Path:
-    """The one offline run's folder."""
-    [found] = (folder / "wandb").glob("offline-run-*")
-    return found
 
 
 def test_an_offline_run_read_back_from_its_own_file(tmp_path, monkeypatch, no_key, capfd):
@@ -99,14 +46,12 @@ def test_an_offline_run_read_back_from_its_own_file(tmp_path, monkeypatch, no_ke
 
     steps = history(found)
     assert steps[:3] == [{"_step": epoch, **values(epoch, 0)} for epoch in (1, 2, 3)]
-    summary: dict = {}
-    for record in found["summary"]:
-        summary |= items(record.update)
+    values_at_end = summary(found)
     for key in ("adapter_params", "head_params", "limited"):
-        assert summary[key] == row[key]
-    assert {name: summary[f"test_{name}"] for name in METRICS} == row["test"]
-    assert summary["val_loss"] == 0.25  # the chosen one, not the last epoch's
-    assert summary["chosen"] == {"lr": 1e-2} and "task" not in summary
+        assert values_at_end[key] == row[key]
+    assert {name: values_at_end[f"test_{name}"] for name in METRICS} == row["test"]
+    assert values_at_end["val_loss"] == 0.25  # the chosen one, not the last epoch's
+    assert values_at_end["chosen"] == {"lr": 1e-2} and "task" not in values_at_end
     assert [end.exit_code for end in found["exit"]] == [0]
 
 
