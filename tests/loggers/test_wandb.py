@@ -14,8 +14,9 @@ from pvera.loggers import Wandb
 from pvera.loggers.wandb import has_key
 from pvera.metrics.table import METRICS, evaluate
 from pvera.rows import digests, store
-from tests.helpers.watched import GRID, LABELS, PROBABILITIES, epochs, make, start, values, whole
 from tests.helpers.wandb_file import history, items, only, read, summary
+from tests.helpers.watched import GRID, LABELS, PROBABILITIES, epochs, make, start, values, whole
+
 
 @pytest.fixture(autouse=True)
 def hydra():
