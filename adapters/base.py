@@ -144,8 +144,11 @@ class Adapter:
         """
         raise NotImplementedError
 
-    def penalty(self, model: nn.Module) -> Tensor | float:
-        """What the last forward pass in training mode adds to the loss."""
+    def penalty(self, model: nn.Module, epoch: int | None = None) -> Tensor | float:
+        """A scalar that is added to the training loss, computed from the last forward pass in training mode.
+
+        `epoch` counts from 1 and lets the penalty follow a schedule; None means that the schedule is over.
+        """
         return 0.0
 
     def monitor(self, model: nn.Module) -> dict[str, float]:

@@ -107,7 +107,7 @@ class PVeRA(VeRA):
         branches: list[Any] = list(edits(model))
         return sum(branch.kl for branch in branches) / len(self.targets)
 
-    def penalty(self, model: Any) -> Any:
+    def penalty(self, model: Any, epoch: int | None = None) -> Any:
         return self.kl_weight * self.kl(model)
 
     def monitor(self, model: Any) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""`python -m pvera`: composes a run (or, with -m, a sweep of them), does it, and writes one row each."""
+"""`python -m pvera`: composes a run (or, with -m, a sweep), trains and tests it, and writes a row for each."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from pvera.config import register, to_runs
 from pvera.errors import UserError
 from pvera.overrides import check_command_line, close_environment
 from pvera.sweeps.callback import Sweep, is_lost_worker
-from pvera.sweeps.execute import Done, execute
+from pvera.sweeps.execute import Result, execute
 from pvera.sweeps.gpus import take_gpu
 
 #: Exit code after SIGTERM or SIGUSR1: EX_TEMPFAIL, try again.
@@ -23,14 +23,14 @@ STOPPED = 75
 
 
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="config")
-def job(cfg: DictConfig) -> list[Done] | None:
-    """The runs of one configuration (one for each seed). In a sweep a failure is told at once, and the other jobs go on."""
+def job(cfg: DictConfig) -> list[Result] | None:
+    """The runs of one configuration (one for each seed). In a sweep a failure is printed at once, and the other jobs go on."""
     alone = HydraConfig.get().mode == RunMode.RUN
-    # One run after another in this process: what another worker has claimed can wait until the others are done.
+    # With one job after another in this process, runs of other workers can wait until the other jobs are done.
     serial = not alone and HydraConfig.get().launcher._target_.endswith("BasicLauncher")
     try:
         take_gpu()
-        done = execute(to_runs(cfg), not serial, Sweep.latest.failed_before if serial else None)
+        results = execute(to_runs(cfg), wait=not serial, failed_before=Sweep.latest.failed_before if serial else None)
     except MISTAKES as error:
         refuse(error)
         return sys.exit(2) if alone else None
@@ -40,8 +40,8 @@ def job(cfg: DictConfig) -> list[Done] | None:
         traceback.print_exc()
         return None
     if alone:
-        print(*(one.line() for one in done), sep="\n")
-    return done
+        print(*(result.line() for result in results), sep="\n")
+    return results
 
 
 def refuse(error: BaseException) -> None:
@@ -50,9 +50,9 @@ def refuse(error: BaseException) -> None:
 
 
 def stop(number: int, _: object) -> None:
-    """For the signals of who preempts: leaves at once as Ctrl-C does, and what must be written on the way out is (pvera.training.progress).
+    """The handler of the signals of preemption. It leaves as Ctrl-C does, and the last epoch is written (pvera.training.progress).
 
-    Set in the command's own process only: workers of submitit have its handlers, which leave in the same way and requeue the job.
+    It is set in the command's own process only. Workers of submitit have submitit's handlers, which also requeue the job.
     """
     print(f"pvera: {signal.Signals(number).name}: stopped; the same command goes on from the last epoch", file=sys.stderr)
     sys.exit(STOPPED)

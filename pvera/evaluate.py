@@ -20,12 +20,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
     from pvera.command import MISTAKES, explain
     from pvera.evaluators.sampled import predict
-    from pvera.evaluators.trained import checkpoint_of
+    from pvera.evaluators.trained import checkpoint_of, rebuild
     from pvera.exchange.trial import rebuild_peft
     from pvera.metrics.table import evaluate
     from pvera.models.predict import logits_of, probabilities
     from pvera.rows import store
-    from pvera.training.trial import rebuild
 
     try:
         if options.checkpoint.is_file() and options.overrides:

@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.to == "timm" and (options.model or options.sample):
             raise UserError("--model and --sample are for --to peft: leave them out")
         _make(options.folder)
-        from pvera.training.trial import restore  # after what takes no time
+        from pvera.evaluators.trained import restore  # after what takes no time
 
         run, model = restore(options.run.with_suffix(".safetensors"), "cpu", precision="fp32")
         if options.to == "timm":

@@ -60,7 +60,7 @@ def _claim(claim: SimpleNamespace) -> dict[str, str]:
 
 def read_claim(path: Path) -> SimpleNamespace | None:
     """The worker of a run, by its lease, and the run, by the place of the lease."""
-    claim = leases.of(path)
+    claim = leases.holder_of(path)
     if claim is None:
         return None
     backbone, adapter, task, name = path.absolute().parts[-4:]
@@ -103,9 +103,9 @@ def delete(paths: list[Path], folder: Path) -> None:
 
 def split_by_lease(paths: list[Path]) -> tuple[list[Path], list[str]]:
     """The runs that no worker holds, and an error for each of the others."""
-    held = {path: claim for path in paths if (claim := leases.of(path)) is not None and claim.alive is not False}
+    held = {path: claim for path in paths if (claim := leases.holder_of(path)) is not None and claim.alive is not False}
     errors = [
-        f"{path} is not deleted: {claim.holder()}, works on it; if it is gone for good, delete {path.with_suffix('.lease').name} first"
+        f"{path} is not deleted: {claim}, works on it; if it is gone for good, delete {path.with_suffix('.lease').name} first"
         for path, claim in held.items()
     ]
     return [path for path in paths if path not in held], errors

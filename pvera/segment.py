@@ -11,7 +11,6 @@ import argparse
 import hashlib
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +63,7 @@ def segment(run: Run, data: str) -> tuple[Path, dict[str, Any]]:
         raise UserError("adapter.checkpoint is of a classifier: segmentation starts from the adapter's own initialisation")
     from data.segmentation import IGNORED, load
     from pvera.models import sam
+    from pvera.training import segmentation
 
     storage.ensure_writable(Path(run.results))
     backbone = sam.create(run.backbone, run.image_size) if sam.is_sam(run.backbone) else run.backbone.create(run.image_size)
@@ -76,7 +76,7 @@ def segment(run: Run, data: str) -> tuple[Path, dict[str, Any]]:
     path = Path(run.results) / run.backbone.name / run.adapter.name / name / f"segment-seed={run.seed}-{digest[:8]}.json"
     if path.exists():
         return path, _read(path)
-    figures = train_and_test(run, points[0][1], backbone, splits, classes, f"{run.adapter.name} {name} seed {run.seed}")
+    figures = segmentation.train_and_test(run, points[0][1], backbone, splits, classes, f"{run.adapter.name} {name} seed {run.seed}")
     row = {
         "config": settings, "digest": digest, "adapter": run.adapter.name, "backbone": run.backbone.name, "data": name, "seed": run.seed,
         "classes": classes, **{f"n_{split}": len(pairs.images) for split, pairs in splits.items()}, **figures, **provenance.provenance(),
@@ -95,36 +95,6 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(row, dict) or not wanted <= row.keys():
         raise UserError(f"{path} is no row of a segmentation, which has {', '.join(sorted(wanted))}: delete it and run again")
     return row
-
-
-def train_and_test(run: Run, adapter: Any, backbone: Any, splits: dict[str, Any], classes: int, title: str) -> dict[str, Any]:
-    """The figures of one adapter, trained on train, stopped by val, tested on test."""
-    import torch
-
-    from pvera.models import checkpoint, resources
-    from pvera.models.classifier import count, hold_in_bf16
-    from pvera.models.segmenter import SegmentationLearner, build, evaluate
-    from pvera.training import loop
-
-    start, device = time.perf_counter(), resources.device(run.device)
-    resources.reset_peak_memory(device)
-    backbone = hold_in_bf16(backbone.to(device)) if run.precision == "bf16" else backbone.to(device)
-    model = build(backbone, adapter, classes, run.normalisation(), run.seed, run.precision == "bf16")
-    learner = SegmentationLearner(model, adapter, run.trainer, run.protocol, run.seed)
-    on = {
-        split: loop.Data(pairs.images, pairs.masks, device if split != "test" else torch.device("cpu")) for split, pairs in splits.items()
-    }
-    loop.fit([[learner]], on["train"], on["val"], lambda *_: None, title)
-    if learner.failure:
-        raise UserError(learner.failure)
-    checkpoint.load(model, learner.best_state, "the trained model")
-    tested = evaluate(model, on["test"])
-    adapter_params, head_params = count(model)
-    return {
-        "adapter_params": adapter_params, "head_params": head_params, "best_epoch": learner.best_epoch, "epochs": learner.epochs,
-        "val_loss": learner.best_loss, "val_miou": learner.best_accuracy, **{f"test_{name}": value for name, value in tested.items()},
-        "seconds": time.perf_counter() - start, "peak_memory": resources.peak_memory(device), "device": resources.describe(device),
-    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How far the figures of one run are apart when nothing, its threads, its pack, or its precision change.
+"""How far the results of one run are apart when nothing, its threads, its pack, or its precision change.
 
     python scripts/measure_differences.py [OVERRIDE ...]
 
 By default one epoch of PVeRA on handwritten digits with DINOv2 ViT-S/14 at 70 px, on the CPU. Prints a line for each change: the
-difference of the test loss, the largest difference of a test probability, and how many of the predictions are other ones.
+difference of the test loss, the largest difference of a test probability, and the number of predictions that differ.
 """
 
 import sys
@@ -16,7 +16,6 @@ from hydra import compose, initialize_config_module
 
 from pvera.config import register, to_runs
 from pvera.rows import store
-from pvera.rows.row import Row
 from pvera.sweeps.execute import execute
 
 RUN = ["task=extra/digits", "backbone=dinov2_vits14_offline", "image_size=70", "adapter=pvera", "adapter.lr=1e-3", "trainer.epochs=1"]
@@ -32,24 +31,24 @@ CHANGES: dict[str, tuple[int, list[str]]] = {
 }
 
 
-def measure(threads: int, words: list[str], folder: Path) -> tuple[Row, np.ndarray]:
-    """The row of seed 0, and its test probabilities (N, C)."""
+def measure(threads: int, words: list[str], folder: Path) -> tuple[float, np.ndarray]:
+    """The test loss (nats) of seed 0, and its test probabilities (N, C)."""
     torch.set_num_threads(threads)
     path = execute(to_runs(compose("config", overrides=[*RUN, *sys.argv[1:], *words, f"results={folder}"])))[0].path
-    return store.read(path), store.load_probabilities(path)[0]
+    return store.read(path).test["nll"], store.load_probabilities(path)[0]
 
 
 def main() -> None:
     register()
-    before: dict[int, tuple[Row, np.ndarray]] = {}
+    references: dict[int, tuple[float, np.ndarray]] = {}
     with initialize_config_module("configs", version_base="1.3"), tempfile.TemporaryDirectory() as folder:
         for number, (change, (threads, words)) in enumerate(CHANGES.items()):
-            row, found = measure(threads, words, Path(folder) / str(number))
-            other, expected = before[2] if "to 2 threads" in change else before.get(1, (row, found))
-            before.setdefault(threads, (row, found))
-            loss, probability = row.test["nll"] - other.test["nll"], np.abs(found - expected).max()
-            moved = int((found.argmax(1) != expected.argmax(1)).sum())
-            print(f"| {change} | {row.test['nll']:.6f} | {loss:+.1e} | {probability:.1e} | {moved} of {len(found)} |", flush=True)
+            loss, probabilities = measured = measure(threads, words, Path(folder) / str(number))
+            expected_loss, expected = references[2] if "to 2 threads" in change else references.get(1, measured)
+            references.setdefault(threads, measured)
+            largest = np.abs(probabilities - expected).max()
+            moved = f"{(probabilities.argmax(1) != expected.argmax(1)).sum()} of {len(probabilities)}"
+            print(f"| {change} | {loss:.6f} | {loss - expected_loss:+.1e} | {largest:.1e} | {moved} |", flush=True)
 
 
 if __name__ == "__main__":

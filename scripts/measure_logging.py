@@ -1,6 +1,6 @@
 """What logging costs a run: `python scripts/measure_logging.py [--epochs 500]`.
 
-Times each logger's start, an epoch of one point with the figures of PVeRA's training, and the end, without training anything. Everything
+Times each logger's start, an epoch of one grid point with the values of PVeRA's training, and the end, without any training. Everything
 is in a temporary folder, and W&B stays offline.
 """
 
@@ -17,13 +17,13 @@ from pvera import loggers
 from pvera.config import register, to_runs
 from pvera.rows import store
 from pvera.sweeps.execute import row_path
-from pvera.training.trial import watched
+from pvera.training.run import watched
 
-FIGURES = {"cross_entropy": 1.25, "penalty": 1e-4, "kl": 100.0, "sigma": 0.9, "lr": 1e-3, "rate": 40.0, "memory": 2**30}
+VALUES = {"cross_entropy": 1.25, "penalty": 1e-4, "kl": 100.0, "sigma": 0.9, "lr": 1e-3, "rate": 40.0, "memory": 2**30}
 
 
 def measure(name: str, folder: Path, epochs: int) -> tuple[float, float, float]:
-    """Seconds of the start (with the first epoch, when files are opened), of each later epoch, and of the end."""
+    """Seconds of the start (with the first epoch, which opens files), of each later epoch, and of the end."""
     words = ["task=dsprites_loc", "backbone=test_vit", "adapter=pvera", "adapter.lr=1e-3", f"logger={name}", f"results={folder}"]
     [run] = to_runs(compose("config", overrides=words))
     path = row_path(run)
@@ -33,7 +33,7 @@ def measure(name: str, folder: Path, epochs: int) -> tuple[float, float, float]:
     row = {"test": {"acc": 0.5, "ace": 0.01}, "best_epoch": 1, "chosen": {}}
 
     def epoch(number: int) -> None:
-        loggers.epoch(run.logger, 0, {"epoch": number, **FIGURES, "val_loss": 1 / number, "val_acc": 0.5})
+        loggers.epoch(run.logger, 0, {"epoch": number, **VALUES, "val_loss": 1 / number, "val_acc": 0.5})
 
     times = [time.perf_counter()]
     loggers.start(run.logger, watched(run, path))
@@ -54,7 +54,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["WANDB_MODE"] = "offline"
     register()
-    import torch  # noqa: F401  every run has loaded it by then
+    import torch  # noqa: F401  (in a real run it is loaded by then)
 
     with initialize_config_module("configs", version_base="1.3"):
         for name in loggers.CHOICES:

@@ -1,7 +1,7 @@
 """What resume files cost: `python scripts/measure_resume.py [OVERRIDE ...]`.
 
-Trains two epochs of a pack on the CPU and prints how long the second took, and how long it takes to hold its state (copies in memory,
-after every epoch) and to write it (to a temporary folder). By default DINOv2 ViT-S/14 at 70 px with each adapter's grid, on digits.
+Trains two epochs of a pack on the CPU. Prints the time of the second, of holding its state (copies in memory, after every epoch), and of
+writing it (to a temporary folder). By default DINOv2 ViT-S/14 at 70 px with each adapter's grid, on digits.
 """
 
 import statistics
@@ -14,8 +14,12 @@ import torch
 from hydra import compose, initialize_config_module
 
 from pvera.config import Run, register, to_runs
-from pvera.training import loop, trial
+from pvera.models.data import Data, frozen_work_done
+from pvera.training.loop import train_epoch
+from pvera.training.packing import Packing
 from pvera.training.progress import Progress
+from pvera.training.run import RunInTraining
+from pvera.training.setup import frozen_backbone
 
 RUN = ["task=extra/digits", "backbone=dinov2_vits14_offline", "image_size=70", "device=cpu", "precision=fp32"]
 REPEATS = 7
@@ -23,18 +27,18 @@ REPEATS = 7
 
 def measure(runs: list[Run], folder: Path) -> None:
     device = torch.device("cpu")
-    backbone = trial.frozen_backbone(runs[0], device)
-    trials = [trial.Trial(run, folder / f"seed={run.seed}.json", backbone, time.perf_counter()) for run in runs]
-    learners = [learner for one in trials for learner in one.learners]
+    backbone = frozen_backbone(runs[0], device)
+    pack = [RunInTraining(run, folder / f"seed={run.seed}.json", backbone, time.perf_counter()) for run in runs]
+    learners = [learner for run in pack for learner in run.learners]
     split = runs[0].source.load(runs[0].task, "train800", runs[0].image_size)
-    data = loop.frozen_work_done(learners[0].model, loop.Data(split.images, split.labels, device))
+    data = frozen_work_done(learners[0].model, Data(split.images, split.labels, device))
     for _ in range(2):
         start = time.perf_counter()
-        loop.train_epoch(learners, data, lambda _: None)
+        train_epoch(learners, data, lambda _: None)
         epoch = time.perf_counter() - start
     for learner in learners:
-        learner.judge(1.0, 0.5)  # so that there are best weights
-    progress, holding, writing = Progress(trials, loop.Packing(len(learners)), "cpu"), [], []
+        learner.judge(1.0, 0.5)  # sets the best weights
+    progress, holding, writing = Progress(pack, Packing(len(learners)), "cpu"), [], []
     for _ in range(REPEATS):
         progress._next = float("inf")  # keep() holds, and does not write
         times = [time.perf_counter()]

@@ -23,7 +23,7 @@ from pvera.errors import UserError
 from pvera.overrides import composing
 from pvera.rows import store
 from pvera.rows.row import Row
-from pvera.sweeps import callback
+from pvera.sweeps import jobs
 from pvera.tables.render import FORMS
 
 EXPERIMENT = "experiment=paper/all"
@@ -46,16 +46,15 @@ def plan(overrides: list[str]) -> Plan:
     if other := next((override for override in overrides if override.startswith("experiment=")), None):
         raise UserError(f"this is {EXPERIMENT}, found {other}: restrict it by adapter=, task= or seed=, or run python -m pvera {other}")
     with composing(overrides):
-        config = callback.load([EXPERIMENT, *overrides])
-        jobs = callback.jobs(config)
+        config = jobs.load([EXPERIMENT, *overrides])
         # Data and weights do not depend on adapter and seed: one run for all that differ in nothing else.
         composed: dict[tuple[str, ...], list[Run]] = {}
         runs: dict[str, list[Run]] = {}
         cells: list[tuple[tuple[str, ...], int]] = []
-        for job in jobs:
+        for job in jobs.jobs(config):
             others = tuple(part for part in job if not part.startswith(("adapter", "seed=")))
             if others not in composed:
-                composed[others] = callback.compose(config, job)
+                composed[others] = jobs.compose(config, job)
                 runs.setdefault(_last(job, "task"), []).append(composed[others][0])
             run = composed[others][0]
             adapter = _last(job, "adapter").removeprefix("adapter=")

@@ -14,7 +14,7 @@ from pvera.command import MISTAKES, explain
 from pvera.config import Protocol, from_dict, to_runs
 from pvera.errors import UserError
 from pvera.rows import digests
-from pvera.sweeps import callback
+from pvera.sweeps import jobs
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 EXPERIMENTS = sorted(str(p.relative_to(CONFIGS / "experiment").with_suffix("")) for p in (CONFIGS / "experiment").rglob("*.yaml"))
@@ -93,7 +93,7 @@ def test_an_ablation_sweeps_different_runs_of_one_task(name, runs, more):
     config = compose("config", overrides=[*asked, "task=dmlab"] if more else asked, return_hydra_config=True)
     with open_dict(config):
         config.hydra.overrides.task = [*asked, "task=dmlab"] if more else asked
-    swept = [callback.compose(config, job)[0] for job in callback.jobs(config)]
+    swept = [jobs.compose(config, job)[0] for job in jobs.jobs(config)]
     assert len(swept) == runs == len({digests.digest({**one.adapter.settings(), "name": one.adapter.name}) for one in swept})
     assert {(one.name, one.trainer.epochs < 500, bool(one.limited), one.protocol.retrain) for one in swept} == {
         (f"ablation/{name}", not more, not more, bool(more))
@@ -102,7 +102,7 @@ def test_an_ablation_sweeps_different_runs_of_one_task(name, runs, more):
 
 def test_the_released_kl_weight_of_the_ablation_is_the_tasks_own():
     config = compose("config", overrides=["experiment=ablation/kl_weight", "task=dmlab"], return_hydra_config=True)
-    weights = [callback.compose(config, job)[0].adapter.kl_weight for job in callback.jobs(config)]
+    weights = [jobs.compose(config, job)[0].adapter.kl_weight for job in jobs.jobs(config)]
     assert weights == [0, 1e-16, 1e-3, 1e-2, 1e-1, 1]
 
 

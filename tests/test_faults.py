@@ -67,6 +67,6 @@ def test_every_difference_counts(whole, tmp_path, change):
 
 @pytest.mark.slow
 def test_a_sweep_of_which_some_runs_diverge_is_measured():
-    done = subprocess.run([sys.executable, "-m", "faults", "--only", "nan"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "tests.faults", "--only", "nan"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "| loss not finite in 24 of 48 runs | 24 | 0 | 0 | recorded with step; exit 1 | nan |" in done.stdout

@@ -14,8 +14,11 @@ from data import segmentation
 from pvera import segment
 from pvera.config import Protocol, Trainer
 from pvera.errors import UserError
-from pvera.models.segmenter import SegmentationLearner, Segmenter, build, evaluate
-from pvera.training.loop import Data, train_epoch
+from pvera.models.data import Data
+from pvera.models.segmenter import Segmenter, build, evaluate
+from pvera.training import segmentation as training
+from pvera.training.loop import train_epoch
+from pvera.training.segmentation import SegmentationLearner
 from tests.helpers import models
 
 SETTINGS = ["backbone=test_vit", "image_size=32", "trainer.epochs=2", "device=cpu", "adapter.lr=1e-2", "trainer.head_lr=1e-2"]
@@ -155,7 +158,7 @@ def test_the_command_leaves_a_row_and_does_nothing_twice(tmp_path, capsys, monke
     assert path.parts[-4:-1] == ("test_vit", "pvera", "pairs") and path.name == f"segment-seed=0-{row['digest'][:8]}.json"
     assert 0 <= row["test_miou"] <= 1 and row["classes"] == 4 and row["n_test"] == 4 and len(row["test_iou"]) == 4
     said = capsys.readouterr().out
-    monkeypatch.setattr(segment, "train_and_test", lambda *_: pytest.fail("trained twice"))
+    monkeypatch.setattr(training, "train_and_test", lambda *_: pytest.fail("trained twice"))
     assert segment.main(asked) == 0 and capsys.readouterr().out == said
     for damaged in ("{", "{}", "[]"):
         path.write_text(damaged)

@@ -140,7 +140,7 @@ def load_all(asked: Sequence[Elsewhere], run: Reopened, wanted: int | None) -> d
     """At most `wanted` images of each set, by its name. Raises UserError where a set cannot be had or two have one name."""
     import torch
 
-    from pvera.training.loop import Data
+    from pvera.models.data import Data
 
     if len({one.name for one in asked}) < len(asked):
         raise UserError(f"two sets of images have one name among {', '.join(one.name for one in asked)}: rename a folder")

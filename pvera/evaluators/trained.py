@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from pvera.config import Run
     from pvera.models.classifier import Classifier
+    from pvera.models.data import Data
 
 
 @dataclass
@@ -91,7 +92,6 @@ def reopen(path: Path, given: argparse.Namespace) -> Reopened:
     """The run of a row or checkpoint, with at most `given.images` of its test images. Raises UserError if it cannot be rebuilt."""
     from pvera.config import from_dict
     from pvera.models import checkpoint
-    from pvera.training.trial import rebuild
 
     file = checkpoint_of(path)
     run = from_dict(checkpoint.read(file)[1]["run"])
@@ -111,3 +111,38 @@ def thinned(found: int, wanted: int | None) -> tuple[list[int], str]:
     if wanted is None or wanted >= found:
         return list(range(found)), ""
     return [index * found // wanted for index in range(wanted)], f"{wanted} of {found} images, evenly apart"
+
+
+def restore(path: Path, device_name: str, precision: str | None = None) -> tuple[Run, Classifier]:
+    """The run of a checkpoint and its trained model, in another precision than it was trained in if one is given."""
+    from dataclasses import replace
+
+    from pvera.config import from_dict
+    from pvera.models import checkpoint, resources
+    from pvera.training.setup import frozen_backbone, learner
+
+    tensors, saved = checkpoint.read(path)
+    run, weights = from_dict(saved["run"]), saved["weights_sha256"]
+    run.precision, run.compile = precision or run.precision, False
+    here = run.backbone.weights_sha256()
+    if here != weights:
+        raise UserError(f"{path} is of another backbone: {run.backbone.name} had the weights {weights[:12]}, here it has {here[:12]}")
+    [(_, run.adapter)] = replace(run.adapter, **saved["chosen"]).points()
+    model = learner(run, run.adapter, frozen_backbone(run, resources.device(device_name))).model
+    checkpoint.load(model, tensors, str(path))
+    return run, model
+
+
+def rebuild(path: Path, root: str | None, device_name: str) -> tuple[Classifier, Data]:
+    """The trained model of a checkpoint and the test split it was tested on. `root` says where the data is if not where it was."""
+    from pvera.models import resources
+    from pvera.models.data import Data
+
+    run, model = restore(path, device_name)
+    if root is not None:
+        if not hasattr(run.source, "root"):
+            raise UserError(f"--root is for data in a folder; source={run.source.name} has none")
+        run.source.root = root
+    run.source.check(run.task)
+    test = run.source.load(run.task, "test", run.image_size)
+    return model, Data(test.images, test.labels, resources.device(device_name))

@@ -7,9 +7,9 @@ from pvera.errors import UserError
 from pvera.exchange.read import read
 from pvera.models import resources
 from pvera.models.classifier import Classifier
+from pvera.models.data import Data
 from pvera.overrides import compose_run
-from pvera.training.loop import Data
-from pvera.training.trial import frozen_backbone, learner
+from pvera.training.setup import frozen_backbone, learner
 
 
 def run_of(folder: Path, overrides: list[str]) -> Run:

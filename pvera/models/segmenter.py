@@ -13,7 +13,7 @@ from adapters.base import Adapter
 from adapters.inject import inject
 from data.segmentation import IGNORED
 from pvera.models.classifier import Classifier
-from pvera.training.loop import Data, Learner
+from pvera.models.data import Data
 
 BATCH = 32
 
@@ -69,20 +69,6 @@ def build(
         torch.manual_seed(seed)
         head = nn.Linear(backbone.embed_dim, classes)
     return Segmenter(adapted, head, *normalisation, bf16=bf16).to(next(backbone.parameters()).device)
-
-
-class SegmentationLearner(Learner):
-    """A learner whose labels are a class for each pixel, and whose accuracy is the mIoU."""
-
-    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropy, the mean over the pixels that count, and penalty, (2,)."""
-        penalty = torch.as_tensor(self.adapter.penalty(self.model), device=logits.device)
-        return torch.stack([functional.cross_entropy(logits, labels, ignore_index=IGNORED), penalty])
-
-    def validation(self, data: Data) -> tuple[float, float]:
-        """Cross entropy and mIoU."""
-        figures = evaluate(self.model, data)
-        return figures["loss"], figures["miou"]
 
 
 @torch.inference_mode()

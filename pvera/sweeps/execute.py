@@ -1,12 +1,12 @@
-"""Runs from their configuration to their rows: what is done already, what cannot be done, what is left to train."""
+"""Does the runs of one configuration: skips those with a row, finds mistakes before training, and trains the others in one pack."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from pvera import loggers, storage
+from pvera import storage
 from pvera.config import Run
 from pvera.errors import UserError
 from pvera.metrics.table import summary
@@ -15,95 +15,85 @@ from pvera.rows import digests, failure, store
 from pvera.sweeps import leases
 
 
-@dataclass
-class Done:
-    """What a run returns: its row's path, and whether it was done now or before."""
+@dataclass(frozen=True)
+class Result:
+    """The outcome of one run."""
 
     path: Path
+    """The path of its row."""
     new: bool
-    claim: leases.Claim | None = None
-    """Who works on it, where it is not done yet."""
+    """The row was written by this call."""
+    holder: str = ""
+    """The worker that holds the lease of a run without a row."""
 
     def line(self) -> str:
         """The run and its result in one line."""
         if not self.path.exists():
-            return f"{self.path} is not done yet: {self.claim.holder() if self.claim else 'its worker has just stopped'}"
+            return f"{self.path} is not done yet: {self.holder or 'its worker has just stopped'}"
         row = store.read(self.path)
         state = f"{row.seconds:.0f} s" if self.new else "done before"
-        what = f"{row.adapter} on {row.task}, seed {row.seed}"
-        return f"{what}: test {summary(row.test)} ({state}) {self.path}"
+        return f"{row.adapter} on {row.task}, seed {row.seed}: test {summary(row.test)} ({state}) {self.path}"
 
 
 def row_path(run: Run) -> Path:
-    """Where the row of this run is, or will be."""
+    """The path of this run's row, whether it is there or not."""
     digest = digests.digest(run.settings())
     return digests.path(Path(run.results), run.backbone.name, run.adapter.name, run.task.name, run.seed, digest)
 
 
-def execute(runs: list[Run], wait: bool = True, failed_before: dict[Path, bytes] | None = None) -> list[Done]:
-    """Does those of the runs that have no row yet, in one pack; they differ in the seed alone.
+def execute(runs: list[Run], *, wait: bool = True, failed_before: dict[Path, bytes] | None = None) -> list[Result]:
+    """Trains and tests those of the runs that have no row yet, in one pack. The runs differ in the seed alone.
 
-    Those that another worker has claimed are waited for, or left to it. One that fails there is not tried here again: `failed_before`
-    are the failures (by failure.seen) that were there when the sweep began. All that can be wrong with the request is found before
-    anything is trained. Raises UserError if one of the runs fails, after the rows of the others are written.
+    Runs whose leases other workers hold are waited for, or left to those workers if not `wait`. A run that fails there is not tried
+    again: `failed_before` are the failures (of `failure.seen`) from before the sweep; the default is those from before this call.
+    Raises UserError for a mistake in the request before anything is trained, and for a run that failed after the rows of the others are
+    written.
     """
-    run = runs[0]
+    run, paths = runs[0], [row_path(run) for run in runs]
     run.source.check(run.task)
-    paths = [row_path(one) for one in runs]
-    left = [(one, path) for one, path in zip(runs, paths, strict=True) if not path.exists()]
     for path in paths:
         if path.exists():
             store.read(path)
+    left = [(run, path) for run, path in zip(runs, paths, strict=True) if not path.exists()]
     if left:
-        storage.ensure_writable(Path(run.results))
-        if run.precision == "bf16" and not precision.has_bf16(run.device):
-            print("pvera: this machine has no bf16 instructions, and emulates them: precision=fp32 is many times faster", file=sys.stderr)
-        if run.compile:
-            from pvera.models import compilation, resources
-
-            compilation.check(resources.device(run.device))
-        run.backbone.check(run.image_size)
+        _check(run)
     before = failure.seen(paths) if failed_before is None else failed_before
     new: set[Path] = set()
-    while left := [(one, path) for one, path in left if not path.exists() and not failure.since(path, before)]:
+    while left := [(run, path) for run, path in left if not path.exists() and not failure.since(path, before)]:
         with leases.hold([path for _, path in left]) as held:
-            mine = [(one, path) for one, path in left if path in held and not failure.since(path, before)]
+            mine = [(run, path) for run, path in left if path in held and not failure.since(path, before)]
             if mine:
-                _train(mine)
+                from pvera.training import train
+
+                for _, path in mine:
+                    storage.remove_partial(path)
+                train.train_and_test(mine)
                 new |= {path for _, path in mine}
         if not wait:
             break
         if waiting := [path for _, path in left if not path.exists()]:
             leases.wait(waiting)
     _clean(paths)
-    if failed := [path for path in paths if not path.exists() and failure.since(path, before)]:
-        told = [one.reason for path in failed if (one := failure.read(path))]
-        raise UserError(f"another worker has tried this: {'; '.join(dict.fromkeys(told))}")
-    return [Done(path, path in new, None if path.exists() else leases.of(path)) for path in paths]
+    failures = [failure.read(path) for path in paths if not path.exists() and failure.since(path, before)]
+    if reasons := dict.fromkeys(failed.reason for failed in failures if failed):
+        raise UserError(f"another worker has tried this: {'; '.join(reasons)}")
+    return [Result(path, path in new, "" if path.exists() else str(leases.holder_of(path) or "")) for path in paths]
 
 
-def _train(left: list[tuple[Run, Path]]) -> None:
-    from pvera.training.trial import train_and_test
+def _check(run: Run) -> None:
+    """Raises UserError if a run cannot be trained here, because of its results folder, compiler, or weights."""
+    storage.ensure_writable(Path(run.results))
+    if run.precision == "bf16" and not precision.has_bf16(run.device):
+        print("pvera: this machine has no bf16 instructions, and emulates them: precision=fp32 is many times faster", file=sys.stderr)
+    if run.compile:
+        from pvera.models import compilation, resources
 
-    unfinished = [run for run, _ in left]
-    for _, path in left:
-        storage.remove_partial(path)
-    try:
-        for run, path, outcome in train_and_test(left):
-            if isinstance(outcome, failure.Failure):
-                failure.write(path, outcome)
-                continue
-            store.write(path, outcome)  # before any logger hears of it: what one does cannot lose the row
-            failure.place(path).unlink(missing_ok=True)
-            unfinished.remove(run)
-            loggers.finish(run.logger, asdict(outcome))
-    finally:
-        for run in unfinished:
-            loggers.finish(run.logger, None)
+        compilation.check(resources.device(run.device))
+    run.backbone.check(run.image_size)
 
 
 def _clean(paths: list[Path]) -> None:
-    """Removes what is left of the training of runs that are done: a killed process gives no lease back."""
+    """Removes the leases and resume files of runs that are done: a killed process leaves them."""
     for path in paths:
         if path.exists():
             for lease in path.parent.glob(f"{path.stem}.lease*"):

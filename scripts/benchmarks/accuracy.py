@@ -9,12 +9,12 @@ from statistics import fmean, stdev
 import torch
 
 from pvera.rows import store
-from scripts.benchmarks.figures import Figure
+from scripts.benchmarks.measurements import Measurement
 
 FOLDER = Path("results/bench_precision")
 
 
-def accuracy() -> Iterator[Figure]:
+def accuracy() -> Iterator[Measurement]:
     """PVeRA on dsprites_loc, three seeds: the whole test split and the full length on a GPU, a short run on a cut of it on a CPU."""
     words = ["adapter=pvera", "task=dsprites_loc", "seed=[0,1,2]", "precision=fp32,bf16", f"name={FOLDER.name}"]
     if torch.cuda.is_available():
@@ -23,11 +23,11 @@ def accuracy() -> Iterator[Figure]:
         words += ["experiment=offline_vtab", "limited='5 epochs, one grid point'", "trainer.epochs=5"]
     subprocess.run([sys.executable, "-m", "pvera", *words], check=True)
     rows = store.read_all(FOLDER)
-    found = {name: [100 * row.test["acc"] for row in rows if row.precision == name] for name in ("fp32", "bf16")}
-    spread = stdev(found["fp32"])
-    said = ", ".join(f"{name} {fmean(values):.2f} ± {stdev(values):.2f} %" for name, values in found.items())
-    yield Figure(
+    accuracies = {name: [100 * row.test["acc"] for row in rows if row.precision == name] for name in ("fp32", "bf16")}
+    spread = stdev(accuracies["fp32"])
+    text = ", ".join(f"{name} {fmean(values):.2f} ± {stdev(values):.2f} %" for name, values in accuracies.items())
+    yield Measurement(
         "test accuracy in bf16, dsprites_loc, 3 seeds", "fp32: the difference of the means in standard deviations",
-        abs(fmean(found["bf16"]) - fmean(found["fp32"])) / spread, "sd",
-        f"{said} of {rows[0].n_test:,} images at {rows[0].image_size} px; {'; '.join(rows[0].limited_reasons)}", 1, upper=True,
+        abs(fmean(accuracies["bf16"]) - fmean(accuracies["fp32"])) / spread, "sd",
+        f"{text} of {rows[0].n_test:,} images at {rows[0].image_size} px; {'; '.join(rows[0].limited_reasons)}", 1, upper=True,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 from pvera.models.predict import logits_of
 from scripts.benchmarks.subject import BATCH, Subject
 
-#: A kind, and what the names of its operations begin with (after aten:: or mkldnn::).
+#: A kind, and the starts of the names of its operations (after aten:: or mkldnn::).
 KINDS = {
     "matrix products": ("mm", "addmm", "mkldnn_convolution"),
     "attention's products": ("bmm", "baddbmm", "_scaled_dot_product"),
@@ -22,22 +22,22 @@ KINDS = {
 
 
 def shares(work: Callable[[], object], device: torch.device) -> tuple[float, dict[str, float]]:
-    """Seconds of one repetition, and the share in per cent of each kind, largest first; a wait for the GPU is nobody's."""
+    """Seconds of one repetition, and the share in per cent of each kind, largest first. Waiting for the GPU counts for none."""
     work()
     on_gpu = device.type == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen:
         work()
-    found: Counter[str] = Counter()
+    times: Counter[str] = Counter()
     for event in seen.key_averages():
         name = event.key.removeprefix("aten::").removeprefix("mkldnn::")
         kind = next((kind for kind, starts in KINDS.items() if name.startswith(starts)), "the rest")
-        found[kind] += event.self_device_time_total if on_gpu else event.self_cpu_time_total
-    return found.total() / 1e6, {kind: 100 * time / found.total() for kind, time in found.most_common()}
+        times[kind] += event.self_device_time_total if on_gpu else event.self_cpu_time_total
+    return times.total() / 1e6, {kind: 100 * time / times.total() for kind, time in times.most_common()}
 
 
 def measure() -> Iterator[tuple[str, float, dict[str, float]]]:
     """Name, seconds and shares of a step of three packed points and of a test batch, as they are and compiled."""
-    from scripts.benchmarks.figures import fastest
+    from scripts.benchmarks.measurements import fastest
 
     for words in ([], ["compile=true"]):
         subject = Subject(precision=fastest(), overrides=words)

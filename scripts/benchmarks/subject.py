@@ -7,9 +7,11 @@ from torch import nn
 
 from pvera.config import Run
 from pvera.models import resources
+from pvera.models.data import Data, frozen_work_done
 from pvera.overrides import compose_run
-from pvera.training import loop
-from pvera.training.trial import frozen_backbone, learner
+from pvera.training.loop import train_epoch
+from pvera.training.packing import Packing
+from pvera.training.setup import frozen_backbone, learner
 
 BATCH = 16
 
@@ -40,17 +42,18 @@ class Subject:
         settings += [f"image_size={self.size}", f"precision={self.precision}", f"trainer.batch_size={BATCH}", *self.overrides]
         return compose_run(settings)
 
-    def data(self, images: int) -> loop.Data:
+    def data(self, images: int) -> Data:
         """Random images and labels."""
         generator = torch.Generator().manual_seed(0)
         shape = (images, self.size, self.size, 3)
         pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-        return loop.Data(pixels, torch.randint(0, self.run.task.classes, (images,), generator=generator), self.device)
+        return Data(pixels, torch.randint(0, self.run.task.classes, (images,), generator=generator), self.device)
 
-    def prepared(self, images: int) -> loop.Data:
-        """The same, with the frozen work done, as `loop.fit` does it before the first epoch."""
-        return loop.frozen_work_done(self.learners[0].model, self.data(images))
+    def prepared(self, images: int) -> Data:
+        """The same, with the frozen work done, as `pvera.training.loop.fit` does it before the first epoch."""
+        return frozen_work_done(self.learners[0].model, self.data(images))
 
-    def epoch(self, data: loop.Data, pack: int | None = None) -> None:
+    def epoch(self, data: Data, pack: int | None = None) -> None:
         """Trains every learner on the data once, at most `pack` in one pass."""
-        loop.Packing(pack or len(self.learners)).epoch(self.learners, data, lambda _: None)
+        for members in Packing(pack or len(self.learners)).passes(self.learners):
+            train_epoch(members, data, lambda _: None)

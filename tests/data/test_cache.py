@@ -345,7 +345,7 @@ def test_wrong_sizes_of_images_are_refused(root):
 
 
 def test_training_maps_the_images_without_a_copy_or_a_warning(root):
-    from pvera.training.loop import Data
+    from pvera.models.data import Data
 
     split = cut(root).load(TASK, "test", 5)
     with warnings.catch_warnings():

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 
 from pvera.sweeps import leases
-from pvera.training import trial
+from pvera.training import train
 from tests.faults.bench import PACK, PACKS, RUNS, Bench, Line, done, rows
 from tests.faults.inject import WRITES, at_write, die, in_cache
 
@@ -28,13 +28,13 @@ def random_kills(bench: Bench) -> list[Line]:
     begun = bench.folder / "begun"
 
     def inject() -> None:
-        whole = trial.train_and_test
+        whole = train.train_and_test
 
         def told(left: list) -> object:
             begun.touch()
             return whole(left)
 
-        trial.train_and_test = told  # type: ignore[assignment]
+        train.train_and_test = told  # type: ignore[assignment]
 
     while len(hits) < bench.kills:
         for moment in sorted(bench.random.uniform(0, RUNS) for _ in range(bench.kills - len(hits))):
@@ -80,7 +80,7 @@ def at_once(workers: int, bench: Bench) -> list[Line]:
     target, log = bench.new(), bench.folder / f"trained-{workers}"
 
     def inject() -> None:
-        whole = trial.train_and_test
+        whole = train.train_and_test
         leases.LOOK = 0.05
 
         def counted(left: list) -> object:
@@ -88,7 +88,7 @@ def at_once(workers: int, bench: Bench) -> list[Line]:
                 file.write("".join(f"{os.getpid()} {path}\n" for _, path in left))
             return whole(left)
 
-        trial.train_and_test = counted  # type: ignore[assignment]
+        train.train_and_test = counted  # type: ignore[assignment]
 
     children = [bench.start(target, inject=inject) for _ in range(workers)]
     codes = [bench.end(child) for child in children]

@@ -9,8 +9,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pvera.config import Protocol, Trainer
 from pvera.models import resources
 from pvera.models.class_token import ClassTokenBlock, class_token_only
+from pvera.models.data import Data, frozen_work_done
 from pvera.models.predict import logits_of, logits_of_all
-from pvera.training.loop import Data, Learner, Packing, fit, frozen_work_done, train_epoch
+from pvera.training.learner import Learner
+from pvera.training.loop import fit, train_epoch
+from pvera.training.packing import Packing
 from tests.helpers import models
 
 CPU = torch.device("cpu")
@@ -35,7 +38,7 @@ def test_what_lies_before_the_first_edit_runs_once_an_image(layers):
     one = learner(models.adapter("lora", layers=layers), backbone)
     stem = calls([one.model.backbone.patch_embed, *one.model.backbone.blocks[: layers[0]]])
     rest = calls([one.model.backbone.blocks[layers[0]]])
-    fit([[one]], Data(*models.batch(10), CPU), Data(*models.batch(6), CPU), lambda *_: None, "")
+    fit([[one]], Data(*models.batch(10), CPU), Data(*models.batch(6), CPU))
     assert sum(stem) == (10 + 6) * (1 + layers[0])
     assert sum(rest) == 2 * (10 + 6) + 6  # two epochs, and the validation before them
 
@@ -45,7 +48,7 @@ def test_cached_tokens_train_as_the_images_do(case, monkeypatch):
     def trained(free: int) -> Learner:
         monkeypatch.setattr(resources, "free_memory", lambda device: free)
         one = learner(replace(models.CASES[case], layers=None if "probe" in case else [2, 3]))
-        fit([[one]], Data(*models.batch(10), CPU), Data(*models.batch(6), CPU), lambda *_: None, "", Packing(1))
+        fit([[one]], Data(*models.batch(10), CPU), Data(*models.batch(6), CPU), packing=Packing(1))
         return one
 
     cached, plain = trained(10**12), trained(0)

@@ -8,8 +8,11 @@ import torch
 from pvera.config import Protocol, Trainer
 from pvera.models import resources
 from pvera.models.classifier import trainable
+from pvera.models.data import Data
 from pvera.models.pack import pack
-from pvera.training.loop import Data, Learner, Packing, fit, fitting, train_epoch
+from pvera.training.learner import Learner
+from pvera.training.loop import fit, losses, train_epoch
+from pvera.training.packing import Packing, fitting
 from tests.helpers import models
 
 PROTOCOLS = {"corrected": Protocol(), "released": Protocol(double_softmax=True, shuffle=False, stop_together=True)}
@@ -55,7 +58,7 @@ def test_grid_points_of_different_sizes_ride_together():
 
 def test_a_finished_run_leaves_the_pack_and_the_others_go_on_as_alone():
     def trained(group: list[Learner]) -> list[Learner]:
-        fit([group], data(), data(6), lambda *_: None, "")
+        fit([group], data(), data(6))
         return group
 
     def made():
@@ -90,7 +93,7 @@ def test_training_the_pack_trains_the_models_and_copies_no_weight():
 def test_the_trial_step_that_measures_memory_leaves_no_trace(monkeypatch):
     def trained(pack):
         group = learners("pvera-corrected", Protocol(), epochs=2)
-        fit([group], data(), data(6), lambda *_: None, "", Packing(pack))
+        fit([group], data(), data(6), packing=Packing(pack))
         return [learner.best_loss for learner in group]
 
     assert trained(None) == trained(3)
@@ -99,14 +102,14 @@ def test_the_trial_step_that_measures_memory_leaves_no_trace(monkeypatch):
 @pytest.mark.parametrize(("free", "expected"), [(10**15, 3), (0, 1)])
 def test_as_many_ride_together_as_memory_has_room_for(monkeypatch, free, expected):
     monkeypatch.setattr(resources, "free_memory", lambda device: free)
-    assert fitting(learners("lora-corrected", Protocol()), data()) == expected
+    assert fitting(learners("lora-corrected", Protocol()), data(), losses) == expected
 
 
 @pytest.mark.parametrize("pack", [1, 2])
 def test_smaller_packs_train_the_same(pack):
     def trained(pack):
         group = learners("vera-corrected", Protocol(), epochs=2)
-        fit([group], data(), data(6), lambda *_: None, "", Packing(pack))
+        fit([group], data(), data(6), packing=Packing(pack))
         return [learner.best_loss for learner in group]
 
     assert trained(pack) == pytest.approx(trained(3), abs=1e-5)
@@ -118,7 +121,7 @@ def test_linear_probe_runs_the_backbone_once_an_image_and_trains_the_same():
         seen = []
         learner.model.backbone.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
         if cached:
-            fit([[learner]], data(), data(6), lambda *_: None, "")
+            fit([[learner]], data(), data(6))
         else:
             for _ in range(learner.trainer.epochs):
                 train_epoch([learner], data(), lambda _: None)

@@ -53,11 +53,11 @@ def test_a_run_is_held_once_and_given_back(tmp_path):
     with leases.hold([row]) as mine:
         assert mine == [row]
         assert held(row) == []
-        [claim] = leases.claims(tmp_path)
-        assert (claim.run, claim.process, claim.alive) == (row, os.getpid(), None)
-        assert leases.of(row) == claim
+        [holder] = leases.holders(tmp_path)
+        assert (holder.run, holder.process, holder.alive) == (row, os.getpid(), None)
+        assert leases.holder_of(row) == holder
     assert list(row.parent.iterdir()) == []
-    assert leases.claims(tmp_path) == [] and leases.of(row) is None
+    assert leases.holders(tmp_path) == [] and leases.holder_of(row) is None
     assert held(row) == [row]
 
 
@@ -67,8 +67,8 @@ def test_of_many_that_ask_at_once_one_gets_it(tmp_path):
 
     def worker(_):
         together.wait()
-        leases = [leases.Lease(row) for row in rows]
-        got.extend(one for one in leases if one.take())
+        asked = [leases.Lease(row) for row in rows]
+        got.extend(lease for lease in asked if lease.take())
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(worker, range(8)))
@@ -166,9 +166,9 @@ def test_who_was_taken_for_dead_harms_nobody(tmp_path, clock):
 
 def test_a_holder_on_this_machine_that_is_gone_is_dead_at_once(tmp_path):
     row = tmp_path / "seed=0-a.json"
-    code = f"import os; from pathlib import Path; from pvera import claims; leases.Lease(Path({str(row)!r})).take(); os._exit(9)"
+    code = f"import os; from pathlib import Path; from pvera.sweeps import leases; leases.Lease(Path({str(row)!r})).take(); os._exit(9)"
     subprocess.run([sys.executable, "-c", code], check=False)
-    assert leases.of(row).alive is False
+    assert leases.holder_of(row).alive is False
     assert held(row) == [row]
 
 

@@ -1,13 +1,19 @@
 """The loop: early stopping by the written rule, the order of the data, the best weights, both losses."""
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from pvera.config import Protocol, Trainer
-from pvera.training.loop import Data, Learner, cross_entropy, fit, refit, train_epoch
+from pvera.models.data import Data
+from pvera.training.learner import Learner, cross_entropy
+from pvera.training.loop import fit, train_epoch
+from pvera.training.segmentation import SegmentationLearner
 from tests.helpers import models
 
 CPU = torch.device("cpu")
@@ -33,8 +39,8 @@ class Scripted(Learner):
         self.script = list(losses)
         return self
 
-    def losses(self, logits, labels):
-        return 0.0 * super().losses(logits, labels)
+    def cross_entropy(self, logits, labels):
+        return 0.0 * super().cross_entropy(logits, labels)
 
     def validation(self, data):
         return (self.script[self.epochs - 1] if self.epochs else 9.0), 0.5
@@ -73,7 +79,7 @@ def stops_after(losses: list[float], patience: int, margin: float) -> int:
 )
 def test_early_stopping_follows_the_rule(losses):
     one = scripted(losses)
-    fit([[one]], data(), data(), lambda *_: None, "")
+    fit([[one]], data(), data())
     assert one.epochs == stops_after(losses, 3, 0.1)
     seen = losses[: one.epochs]
     assert one.best_loss == min(seen)
@@ -83,13 +89,13 @@ def test_early_stopping_follows_the_rule(losses):
 
 def test_a_loss_of_zero_is_no_division_by_zero():
     one = scripted([0.5, 0.0, 0.0, 0.0, 0.0, 0.0])
-    fit([[one]], data(), data(), lambda *_: None, "")
+    fit([[one]], data(), data())
     assert (one.best_loss, one.best_epoch, one.epochs) == (0.0, 2, 5)
 
 
 def test_corrected_stops_each_point_by_itself():
     short, long = scripted([1.0] * 9), scripted([1.0 / epoch for epoch in range(1, 10)])
-    fit([[short, long]], data(), data(), lambda *_: None, "")
+    fit([[short, long]], data(), data())
     assert (short.epochs, long.epochs) == (4, 9)
 
 
@@ -97,7 +103,7 @@ def test_released_stops_all_points_together_and_a_stale_one_may_recover():
     together = Protocol(stop_together=True)
     recovers = scripted([1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0], together)
     improves = scripted([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5], together)
-    fit([[recovers, improves]], data(), data(), lambda *_: None, "")
+    fit([[recovers, improves]], data(), data())
     assert recovers.epochs == improves.epochs == 9  # both stale three epochs after the sixth
     assert recovers.best_epoch == 6
 
@@ -131,8 +137,7 @@ def test_the_best_weights_are_kept_not_the_last():
         [[one]],
         data(),
         data(4, seed=1),
-        lambda run, point, figures: (snapshots.append(weights(one)), losses.append(figures["val_loss"])),
-        "",
+        report=lambda learner, values: (snapshots.append(weights(learner)), losses.append(values["val_loss"])),
     )
     best = losses.index(min(losses))
     assert one.best_epoch == best + 1
@@ -144,7 +149,7 @@ def test_the_best_weights_are_kept_not_the_last():
 def test_training_lowers_the_loss_for_every_adapter():
     for name in models.POINTS:
         one = learner(name, epochs=15, head_lr=1e-2, batch_size=6)
-        refit([one], data(), [15], "")
+        fit([[one]], data())
         before, after = replace_seed(learner(name), 0).validation(data())[0], one.validation(data())[0]
         assert after < 0.9 * before, name
 
@@ -165,9 +170,10 @@ def test_double_softmax_has_its_floor_and_spans_one_nat():
     certain = torch.full((1, classes), -1e4)
     certain[0, 3] = 1e4
     right, wrong = torch.tensor([3]), torch.tensor([4])
-    assert float(cross_entropy(certain, right, True)) == pytest.approx(math.log(math.e + classes - 1) - 1, abs=1e-6)
-    assert float(cross_entropy(certain, wrong, True)) - float(cross_entropy(certain, right, True)) == pytest.approx(1, abs=1e-5)
-    assert float(cross_entropy(certain, right, False)) == 0
+    twice, once = (partial(cross_entropy, certain, double_softmax=double) for double in (True, False))
+    assert float(twice(right)) == pytest.approx(math.log(math.e + classes - 1) - 1, abs=1e-6)
+    assert float(twice(wrong)) - float(twice(right)) == pytest.approx(1, abs=1e-5)
+    assert float(once(right)) == 0
 
 
 def test_the_loss_reported_is_the_mean_over_images_with_a_short_last_batch():
@@ -190,7 +196,7 @@ def test_a_loss_that_is_not_finite_ends_its_learner_alone_with_its_epoch():
     broken, sound = learner(), learner()
     with torch.no_grad():
         broken.model.head.weight[0, 0] = math.nan
-    fit([[broken, sound]], data(), data(), lambda *_: None, "")
+    fit([[broken, sound]], data(), data())
     assert "the training loss of lora (seed 0) is not finite in epoch 1" in broken.failure
     assert (broken.epochs, sound.epochs) == (1, 3)
     assert sound.failure is None
@@ -200,9 +206,46 @@ def test_a_loss_that_is_not_finite_ends_its_learner_alone_with_its_epoch():
 
 def test_same_seed_same_weights():
     def trained():
-        one = learner("pvera")
-        refit([one], data(), [2], "")
+        one = learner("pvera", epochs=2)
+        fit([[one]], data())
         return weights(one)
 
     first, second = trained(), trained()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_penalty_is_given_the_epoch_from_1_by_every_kind_of_learner():
+    given = []
+
+    class Scheduled(type(models.adapter("lora"))):
+        def penalty(self, model, epoch=None):
+            given.append(epoch)
+            return 0.5 * epoch
+
+    adapter = Scheduled(**vars(models.adapter("lora")))
+    model = models.classifier(adapter)
+    for kind in (Learner, SegmentationLearner):
+        given.clear()
+        one = kind(model, adapter, Trainer(epochs=2, batch_size=6), Protocol(), 0)
+        penalties = [train_epoch([one], data(), lambda _: None)[0]["penalty"] for _ in range(2)]
+        assert (given, penalties) == ([1, 2], [0.5, 1.0])
+
+
+def test_a_gradient_step_is_at_most_five_calls_below_the_command(tmp_path):
+    code = """
+import sys, traceback, torch
+from pvera import __main__ as command
+def step(self, *_):
+    frames = traceback.extract_stack()
+    [start] = [i for i, frame in enumerate(frames) if frame.filename == command.__file__ and frame.name == "job"]
+    print(*(frame.name for frame in frames[start:-1]))
+    sys.exit(7)
+torch.optim.AdamW.__init__ = lambda self, groups, **_: torch.optim.Optimizer.__init__(self, groups, {})
+torch.optim.AdamW.step = step
+command.main()
+"""
+    words = ["task=extra/digits", "backbone=test_vit", "image_size=32", "adapter=ia3", f"results={tmp_path}"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 7, done.stderr
+    calls = [name for name in done.stdout.split() if name not in ("wrapper", "_use_grad")]  # torch's own, around any step
+    assert calls == ["job", "execute", "train_and_test", "fit", "train_epoch"]

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hydra import compose
@@ -18,8 +17,8 @@ from pvera.models import checkpoint, resources
 from pvera.rows import digests, failure, store
 from pvera.sweeps import leases
 from pvera.sweeps.execute import execute, row_path
-from pvera.training import loop, progress
-from pvera.training.trial import failure as failed_run
+from pvera.training import loop, progress, train
+from pvera.training.run import failure_of
 
 TINY = ["task=extra/digits", "backbone=test_vit", "trainer.epochs=3", "image_size=32", "source.test_limit=50"]
 # The last block only, so that the others are passed once.
@@ -75,6 +74,7 @@ def interrupted(monkeypatch, runs, passes: int) -> None:
 
 CASES = {
     "a pack of two seeds and a grid": ["seed=[0,1]", *GRID],
+    "a grid whose last point is the best": ["adapter=lora", "adapter.layers=[5]", "adapter.grid=[{rank:2,lr:1e-9},{rank:4,lr:1e-2}]"],
     "the released protocol": ["protocol=released", *GRID],
     "points that ride one by one": ["pack=1", *GRID],
     "linear probe": ["adapter=linear_probe", "seed=[0,1]"],
@@ -175,7 +175,7 @@ def test_a_full_disk_does_not_stop_training(tmp_path, monkeypatch, whole, capsys
     monkeypatch.setattr(checkpoint, "save", lambda *_: None)
     [*_] = execute(make(*CASES["linear probe"], f"results={tmp_path}"))
     assert capsys.readouterr().err.count("No space left on device") == 1
-    assert [store.read(path).test["nll"] for path in sorted(tmp_path.rglob("seed=*.json"))] == [
+    assert [vars(store.read(path))["test"]["nll"] for path in sorted(tmp_path.rglob("seed=*.json"))] == [
         row["test"]["nll"] for row in whole["linear probe"].values()
     ]
 
@@ -250,14 +250,14 @@ def test_a_loss_that_is_not_finite_is_recorded_with_its_step(tmp_path):
         execute([run])
     failed = failure.read(row_path(run))
     assert (failed.epoch, failed.step, failed.task, failed.adapter, failed.seed) == (1, 2, "digits", "lora", 0)
-    assert leases.claims(tmp_path) == []
+    assert leases.holders(tmp_path) == []
     with pytest.raises(UserError, match="not finite in epoch 1, step 2"):
         execute([run])  # tried again, not refused
 
 
 def other_worker_fails(run):
     """What another worker does from when it is waited for: its run fails, and it gives the lease back."""
-    failure.write(row_path(run), failed_run(run, "the training loss is not finite", 3, 4))
+    failure.write(row_path(run), failure_of(run, "the training loss is not finite", 3, 4))
     row_path(run).with_suffix(".lease").unlink(missing_ok=True)
 
 
@@ -271,12 +271,12 @@ def test_what_failed_at_another_worker_is_not_tried_again_in_the_same_sweep(tmp_
     waited = []
     monkeypatch.setattr(leases, "wait", lambda rows: waited.append(rows) or other_worker_fails(run))
     with monkeypatch.context() as patch, pytest.raises(UserError, match="another worker has tried this: the training loss is not finite"):
-        patch.setattr(loop, "fit", None)
+        patch.setattr(train, "fit", None)
         execute([run])
     assert waited == [[row_path(run)]]
     with monkeypatch.context() as patch, pytest.raises(UserError, match="another worker has tried this"):  # when its turn comes later
-        patch.setattr(loop, "fit", None)
-        execute([run], False, before)
+        patch.setattr(train, "fit", None)
+        execute([run], wait=False, failed_before=before)
     [done] = execute([run])  # the next sweep does
     assert done.new and files(tmp_path) == []
 
@@ -292,7 +292,7 @@ def test_the_lease_of_a_process_killed_after_its_row_is_removed(tmp_path):
 
 def test_a_success_removes_the_failure(tmp_path):
     [run] = make("adapter=linear_probe", f"results={tmp_path}")
-    failure.write(row_path(run), failed_run(run, "the power went"))
+    failure.write(row_path(run), failure_of(run, "the power went"))
     execute([run])
     assert files(tmp_path) == []
 
@@ -316,24 +316,23 @@ def test_a_signal_keeps_the_last_epoch_and_says_so_by_the_exit_code(tmp_path, nu
     assert [path.suffix for path in tmp_path.rglob("*.lease*")] == []
 
 
-def test_a_state_put_back_trains_on_the_same():
-    from tests.helpers import models
+def test_a_run_whose_penalty_follows_the_epoch_resumes_bit_for_bit(tmp_path, monkeypatch):
+    """As a KL warm-up does: the epoch goes on counting."""
+    given = []
 
-    def learner():
-        return loop.Learner(
-            models.classifier(models.adapter("pvera")), models.adapter("pvera"), loop.Trainer(batch_size=4), loop.Protocol(), 0
-        )
+    def penalty(adapter, model, epoch=None):
+        given.append(epoch)
+        return 1e-3 * (epoch or 1) * adapter.kl(model)
 
-    images = loop.Data(*models.batch(12), torch.device("cpu"))
-    one, other = learner(), learner()
-    loop.train_epoch([one], images, lambda _: None)
-    one.judge(*one.validation(images))
-    state = progress.capture(one)
-    kept = {name: tensor.clone() for name, tensor in state.tensors.items()}
-    first = loop.train_epoch([one], images, lambda _: None)
-    assert all(torch.equal(tensor, state.tensors[name]) for name, tensor in kept.items())  # training leaves it alone
-    progress.restore(other, state)
-    second = loop.train_epoch([other], images, lambda _: None)
-    assert first[0]["cross_entropy"] == second[0]["cross_entropy"]
-    for (name, mine), (_, theirs) in zip(loop.trainable(one.model), loop.trainable(other.model), strict=True):
-        assert np.array_equal(mine.detach().numpy(), theirs.detach().numpy()), name
+    words = ["adapter=pvera", "adapter.rank=8", "adapter.lr=1e-2", "adapter.layers=[5]"]
+    runs = make(*words, f"results={tmp_path / 'whole'}")
+    monkeypatch.setattr(type(runs[0].adapter), "penalty", penalty)
+    execute(runs)
+    expected, epochs = figures(tmp_path / "whole"), list(dict.fromkeys(given))
+    assert epochs == [1, 2, 3]
+    killed = make(*words, f"results={tmp_path / 'killed'}")
+    interrupted(monkeypatch, killed, 2)
+    given.clear()
+    execute(killed)
+    assert given[0] == 3
+    assert figures(tmp_path / "killed") == expected

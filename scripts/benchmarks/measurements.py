@@ -1,4 +1,4 @@
-"""The figures of `make bench`, each measured side by side with what it is compared to."""
+"""The measurements of `make bench`, each alternating with the one that it is compared to."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from dataclasses import dataclass
 import torch
 
 from pvera.models import precision
+from pvera.models.data import Data
 from pvera.models.predict import eval_batch, logits_of
-from pvera.training import loop
+from pvera.training.loop import losses
 from scripts.benchmarks import profile as shares
 from scripts.benchmarks.arithmetic import Peak, backbone_flops
 from scripts.benchmarks.plain import Jpegs, Plain, endless
 from scripts.benchmarks.subject import BATCH, Subject
 from scripts.benchmarks.timing import alternate
 
-#: The harness at its fastest, once it has compiled; `compiling` says what that takes.
+#: The harness at its fastest, once it has compiled; `compiling` measures the compilation.
 COMPILE = ["compile=true"]
 
 
 @dataclass
-class Figure:
-    """One line of the table. `goal` is a bound on `value`: at least it, or at most it if `upper`; None where none is set."""
+class Measurement:
+    """One line of the table. `goal` is a lower bound on `value`, or an upper bound if `upper`; None if there is no goal."""
 
-    what: str
+    name: str
     against: str
     value: float
     unit: str
@@ -42,46 +43,46 @@ class Figure:
 
 
 def fastest() -> str:
-    """The precision that this machine is fast in."""
+    """The precision in which this machine is fast."""
     return precision.auto("auto")
 
 
 def goal(cpu: float, gpu: float) -> float:
-    """The goal of the kind of machine that this is."""
+    """The goal on this kind of machine."""
     return gpu if torch.cuda.is_available() else cpu
 
 
-def training() -> Iterator[Figure]:
+def training() -> Iterator[Measurement]:
     """Training with three grid points: against the plain loop, and its arithmetic against the machine's."""
-    steps = 3  # so that what an epoch costs once does not count as if each step cost it
+    steps = 3  # so that the cost of an epoch is shared as in a real one
     subject = Subject(precision=fastest(), overrides=COMPILE)
     data, rows = subject.prepared(steps * BATCH), BATCH * (subject.size // 14) ** 2 + BATCH
     dtype = torch.bfloat16 if subject.run.precision == "bf16" else torch.float32
     peak = Peak(384, rows, dtype, subject.device, backward=True)
     whole = Subject(points=1).run.backbone
-    plain = [Plain(whole.create(subject.size), lr, subject.run.task.classes, subject.device) for lr in (1e-3, 1e-4, 1e-5)]
+    loops = [Plain(whole.create(subject.size), lr, subject.run.task.classes, subject.device) for lr in (1e-3, 1e-4, 1e-5)]
     batches = endless(Jpegs(2 * BATCH, subject.size, subject.run.task.classes), BATCH)
     times = alternate({
-        "plain": lambda: [one.steps(batches, steps) for one in plain],
+        "plain": lambda: [plain.steps(batches, steps) for plain in loops],
         "packed": lambda: subject.epoch(data),
         "peak": peak,
     })  # fmt: skip
     images = 3 * steps * BATCH
     rates = {name: times[name].rate(images) for name in ("plain", "packed")}
-    yield Figure(
+    yield Measurement(
         "training, 3 grid points", "plain loop: timm, PEFT's PVeRA, fp32, JPEG decoded every epoch", rates["packed"] / rates["plain"], "x",
         f"{rates['packed']:.2f} images/s ({times['packed'].spread(images)}) in {subject.run.precision}, compiled, "
         f"plain {rates['plain']:.2f} ({times['plain'].spread(images)})", goal(4, 10),
     )  # fmt: skip
     _, flops = backbone_flops(whole.create(subject.size).to(subject.device), 1, subject.size)
-    found, most = times["packed"].rate(images * flops) / 1e9, times["peak"].rate(peak.flops) / 1e9
-    yield Figure(
-        "training arithmetic, frozen backbone alone", f"{subject.run.precision} peak at the layers' shapes", 100 * found / most, "%",
-        f"{found:.0f} of {most:.0f} GFLOP/s", goal=50,
+    reached, most = times["packed"].rate(images * flops) / 1e9, times["peak"].rate(peak.flops) / 1e9
+    yield Measurement(
+        "training arithmetic, frozen backbone alone", f"{subject.run.precision} peak at the layers' shapes", 100 * reached / most, "%",
+        f"{reached:.0f} of {most:.0f} GFLOP/s", goal=50,
     )  # fmt: skip
 
 
-def evaluation() -> Iterator[Figure]:
+def evaluation() -> Iterator[Measurement]:
     """The arithmetic of evaluating PVeRA."""
     subject, images = Subject(precision=fastest(), points=1, overrides=COMPILE), 96
     data = subject.data(images)
@@ -89,27 +90,27 @@ def evaluation() -> Iterator[Figure]:
     peak = Peak(384, 4112, dtype, subject.device, backward=False)
     times = alternate({"evaluate": lambda: logits_of(subject.learners[0].model, data.images), "peak": peak})
     flops, _ = backbone_flops(subject.run.backbone.create(subject.size).to(subject.device), 1, subject.size)
-    found, most = times["evaluate"].rate(images * flops) / 1e9, times["peak"].rate(peak.flops) / 1e9
-    yield Figure(
-        "evaluation arithmetic", f"{subject.run.precision} peak at the layers' shapes", 100 * found / most, "%",
+    reached, most = times["evaluate"].rate(images * flops) / 1e9, times["peak"].rate(peak.flops) / 1e9
+    yield Measurement(
+        "evaluation arithmetic", f"{subject.run.precision} peak at the layers' shapes", 100 * reached / most, "%",
         f"{times['evaluate'].rate(images):.1f} images/s, compiled ({times['evaluate'].spread(images)}), "
-        f"{found:.0f} of {most:.0f} GFLOP/s", goal=70,
+        f"{reached:.0f} of {most:.0f} GFLOP/s", goal=70,
     )  # fmt: skip
 
 
-def linear_probe() -> Iterator[Figure]:
+def linear_probe() -> Iterator[Measurement]:
     """A hundred epochs on cached features against a loop that runs the backbone on every image of every epoch."""
     subject = Subject(adapter="linear_probe", points=1)
-    one, images = subject.learners[0], subject.data(BATCH)
-    features = loop.Data(torch.randn(800, 384), torch.randint(0, 16, (800,)), subject.device)
+    learner, images = subject.learners[0], subject.data(BATCH)
+    features = Data(torch.randn(800, 384), torch.randint(0, 16, (800,)), subject.device)
     classify = torch.nn.functional.cross_entropy
 
     def plain_step() -> None:
         with torch.no_grad():
-            frozen = one.model.frozen(images.images)
-        one.optimizer.zero_grad()
-        classify(one.model.head(frozen), images.labels).backward()
-        one.optimizer.step()
+            frozen = learner.model.frozen(images.images)
+        learner.optimizer.zero_grad()
+        classify(learner.model.head(frozen), images.labels).backward()
+        learner.optimizer.step()
 
     def hundred_epochs() -> None:
         for _ in range(100):
@@ -117,56 +118,57 @@ def linear_probe() -> Iterator[Figure]:
 
     times = alternate({"features": hundred_epochs, "plain": plain_step})
     plain, fast = times["plain"].median * 50 * 100, times["features"].median
-    yield Figure(
+    yield Measurement(
         "linear probe, 100 epochs of 800 images", "the backbone in every step (one step measured, times 5,000)", plain / fast, "x",
         f"{fast:.2f} s after the features are there, plain {plain:.0f} s", goal=200,
     )  # fmt: skip
 
 
-def packing() -> Iterator[Figure]:
+def packing() -> Iterator[Measurement]:
     """Nine runs (three seeds of three points) in one pass against the nine one after another."""
     subject = Subject(precision=fastest(), seeds=3)
     data = subject.prepared(2 * BATCH)
     times = alternate({"packed": lambda: subject.epoch(data), "alone": lambda: subject.epoch(data, pack=1)})
     images = 9 * 2 * BATCH
-    yield Figure(
+    yield Measurement(
         "9 packed runs", "the 9 trained alone", times["alone"].median / times["packed"].median, "x",
         f"{times['packed'].rate(images):.2f} images/s ({times['packed'].spread(images)}), "
         f"alone {times['alone'].rate(images):.2f} ({times['alone'].spread(images)})", goal(1, 3),
     )  # fmt: skip
 
 
-def overhead() -> Iterator[Figure]:
-    """What of an epoch is neither forward nor backward pass nor optimizer."""
+def overhead() -> Iterator[Measurement]:
+    """The share of an epoch that is neither forward pass, backward pass nor optimizer."""
     subject, steps = Subject(precision=fastest(), points=1), 4
-    data, [one] = subject.prepared(steps * BATCH), subject.learners
-    model, batch, labels = one.model.train(), data.images[:BATCH].clone(), data.labels[:BATCH].clone()
+    data, [learner] = subject.prepared(steps * BATCH), subject.learners
+    model, batch, labels = learner.model.train(), data.images[:BATCH].clone(), data.labels[:BATCH].clone()
 
     def bare() -> None:
         for _ in range(steps):
-            one.optimizer.zero_grad(set_to_none=True)
-            one.losses(model(batch), labels).sum().backward()
-            one.optimizer.step()
+            learner.optimizer.zero_grad(set_to_none=True)
+            sum(losses(learner, model(batch), labels).values()).backward()
+            learner.optimizer.step()
 
     times = alternate({"epoch": lambda: subject.epoch(data), "bare": bare})
     shares = [100 * (1 - bare / epoch) for epoch, bare in zip(times["epoch"].seconds, times["bare"].seconds, strict=True)]
-    yield Figure(
+    yield Measurement(
         "time of an epoch outside the model", "the epoch", 100 * (1 - times["bare"].median / times["epoch"].median), "%",
         f"by pair {min(shares):.1f} to {max(shares):.1f} %", goal(3, 5), upper=True,
     )  # fmt: skip
 
 
-def memory() -> Iterator[Figure]:
+def memory() -> Iterator[Measurement]:
     """Peak memory of one run's training step and of three packed, each in a process of its own."""
     code = (
-        "import sys; from benchmarks.subject import *; s = Subject(points=int(sys.argv[1]), precision=sys.argv[2]); d = s.data(BATCH);"
+        "import sys; from scripts.benchmarks.subject import *; s = Subject(points=int(sys.argv[1]), precision=sys.argv[2]); "
+        "d = s.data(BATCH);"
         "resources.reset_peak_memory(s.device); s.epoch(d); print(resources.peak_memory(s.device))"
     )
     peak = {
         points: int(subprocess.run([sys.executable, "-c", code, str(points), fastest()], check=True, capture_output=True, text=True).stdout)
         for points in (1, 3)
     }
-    yield Figure(
+    yield Measurement(
         "peak memory of 3 packed points",
         "of one point",
         peak[3] / peak[1],
@@ -175,7 +177,7 @@ def memory() -> Iterator[Figure]:
     )
 
 
-def scaling() -> Iterator[Figure]:
+def scaling() -> Iterator[Measurement]:
     """Milliseconds of training for one image, by the number of runs in the pack, tokens, rank and backbone."""
     cases = {
         f"{points * seeds} runs in a pack": Subject(size=112, points=points, seeds=seeds)
@@ -190,20 +192,20 @@ def scaling() -> Iterator[Figure]:
     times = alternate({name: lambda pair=pair: pair[0].epoch(pair[1]) for name, pair in ready.items()})  # type: ignore[misc]
     for name, (subject, _) in ready.items():
         images = BATCH * len(subject.learners)
-        yield Figure(f"training, {name}", f"{subject.size} px, fp32", 1000 * times[name].median / images, "ms/image", "")
+        yield Measurement(f"training, {name}", f"{subject.size} px, fp32", 1000 * times[name].median / images, "ms/image", "")
 
 
-def test_set() -> Iterator[Figure]:
+def test_set() -> Iterator[Measurement]:
     """Milliseconds of evaluation for one image, by the number of images."""
     subject = Subject(size=70, points=1)
     sizes = {count: subject.data(count).images for count in (100, 400, 1600)}
     model = subject.learners[0].model
     times = alternate({str(count): lambda images=images: logits_of(model, images) for count, images in sizes.items()})  # type: ignore[misc]
     for count in sizes:
-        yield Figure(f"evaluation of {count} images", "70 px, fp32", 1000 * times[str(count)].median / count, "ms/image", "")
+        yield Measurement(f"evaluation of {count} images", "70 px, fp32", 1000 * times[str(count)].median / count, "ms/image", "")
 
 
-def compiling() -> Iterator[Figure]:
+def compiling() -> Iterator[Measurement]:
     """torch.compile of the adapted blocks in training and in testing, and after how many images its compilation has paid for itself."""
     eager, compiled = Subject(precision=fastest()), Subject(precision=fastest(), overrides=COMPILE)
     data, images = eager.prepared(BATCH), eager.data(3 * eval_batch(eager.learners[0].model)).images
@@ -211,41 +213,42 @@ def compiling() -> Iterator[Figure]:
         "training, 3 grid points": (3 * BATCH, lambda subject: subject.epoch(data)),
         "testing": (len(images), lambda subject: logits_of(subject.learners[0].model, images)),
     }
-    for what, (count, work) in works.items():
-        first = _first_pass(what)
+    for name, (count, work) in works.items():
+        first = _first_pass(name)
         times = alternate({"eager": lambda: work(eager), "compiled": lambda: work(compiled)})  # noqa: B023
         gain = times["eager"].median - times["compiled"].median
         paid = f"pays after {count * first / gain:,.0f} images" if gain > 0 else "never pays"
-        yield Figure(
-            f"compile=true, {what}", "compile=false", times["eager"].median / times["compiled"].median, "x",
+        yield Measurement(
+            f"compile=true, {name}", "compile=false", times["eager"].median / times["compiled"].median, "x",
             f"{times['compiled'].rate(count):.1f} images/s ({times['compiled'].spread(count)}), without {times['eager'].rate(count):.1f} "
             f"({times['eager'].spread(count)}); first pass {first:.0f} s with nothing in torch's cache: {paid}",
         )  # fmt: skip
 
 
-def _first_pass(what: str) -> float:
+def _first_pass(name: str) -> float:
     """Seconds of the first pass of three packed points, or of the first test batch, in a process of its own without torch's cache."""
     code = (
-        "import sys, time; from benchmarks.subject import *; from pvera.evaluate import eval_batch, logits_of;"
+        "import sys, time; from scripts.benchmarks.subject import *; from pvera.models.predict import eval_batch, logits_of;"
         "s = Subject(precision=sys.argv[2], overrides=['compile=true']); m = s.learners[0].model; test = sys.argv[1] == 'testing';"
         "d = s.prepared(eval_batch(m) if test else BATCH); start = time.perf_counter();"
         "logits_of(m, d.images) if test else s.epoch(d); print(time.perf_counter() - start)"
     )
     with tempfile.TemporaryDirectory() as empty:
         environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": empty}
-        command = [sys.executable, "-c", code, what, fastest()]
+        command = [sys.executable, "-c", code, name, fastest()]
         return float(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
 
 
-def profile() -> Iterator[Figure]:
+def profile() -> Iterator[Measurement]:
     """Where the time of a step goes."""
-    for what, seconds, found in shares.measure():
-        said = ", ".join(f"{kind} {share:.0f} %" for kind, share in found.items())
-        yield Figure(
-            f"profile of a {what}", "matrix products beside attention's", found["matrix products"], "%", f"{seconds:.2f} s: {said}"
+    for name, seconds, by_kind in shares.measure():
+        text = ", ".join(f"{kind} {share:.0f} %" for kind, share in by_kind.items())
+        yield Measurement(
+            f"profile of a {name}", "matrix products other than attention's", by_kind["matrix products"], "%", f"{seconds:.2f} s: {text}"
         )
 
 
-FIGURES: dict[str, Callable[[], Iterator[Figure]]] = {
-    one.__name__: one for one in (training, evaluation, linear_probe, packing, overhead, memory, test_set, compiling, profile, scaling)
+MEASUREMENTS: dict[str, Callable[[], Iterator[Measurement]]] = {
+    function.__name__: function
+    for function in (training, evaluation, linear_probe, packing, overhead, memory, test_set, compiling, profile, scaling)
 }

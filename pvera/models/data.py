@@ -1,0 +1,43 @@
+"""The images and labels of a split on a device, and the frozen part of the work on them, done once."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+
+from pvera.models import resources
+from pvera.models.classifier import Classifier
+from pvera.models.predict import eval_batch
+
+
+class Data:
+    """Images and labels of one split, on the device.
+
+    Images are (N, S, S, 3) in uint8, or the output of `Classifier.frozen` on them. Labels are (N,), or (N, S, S) for segmentation.
+    """
+
+    def __init__(self, images: Any, labels: Any, device: torch.device) -> None:
+        with warnings.catch_warnings():
+            # Prepared images are mapped read-only, and nothing writes to them. On a CPU they stay on disk until they are read.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            self.images, self.labels = torch.as_tensor(images).to(device), torch.as_tensor(labels).to(device)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def frozen_work_done(model: Classifier, data: Data, share: float = 0.5) -> Data:
+    """The data with `Classifier.frozen` computed once for each image, if the result fits into `share` of the free memory.
+
+    The result is the tokens that enter the first block with an edit, or the features if there is no edit (linear probe). Data that does
+    not fit is returned as it is.
+    """
+    model.eval()
+    batches = iter(data.images.split(eval_batch(model)))
+    outputs = [model.frozen(next(batches))]
+    if outputs[0][:1].nbytes * len(data) > share * resources.free_memory(data.labels.device):
+        return data
+    outputs += [model.frozen(images) for images in batches]
+    return Data(torch.cat(outputs), data.labels, data.labels.device)

@@ -1,0 +1,46 @@
+"""The runs that the words of a command line ask for, composed as Hydra's multirun does, without running them."""
+
+from __future__ import annotations
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from pvera.config import Run, to_runs
+from pvera.overrides import composing
+
+
+def jobs(config: DictConfig) -> list[list[str]]:
+    """The overrides of each job of a multirun's configuration, as Hydra's sweeper makes them."""
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    return BasicSweeper.split_arguments(parser.parse_overrides([*params, *config.hydra.overrides.task]), max_batch_size=None)[0]
+
+
+def compose(config: DictConfig, job: list[str]) -> list[Run]:
+    """The runs of one job of a multirun's configuration. They differ in the seed alone and are trained in one pack.
+
+    Raises one of `pvera.command.MISTAKES` if they cannot be composed.
+    """
+    return to_runs(GlobalHydra.instance().config_loader().load_sweep_config(config, job))
+
+
+def checked(config: DictConfig, job: list[str]) -> list[Run]:
+    """The same runs. Raises also if their data is missing."""
+    runs = compose(config, job)
+    runs[0].source.check(runs[0].task)
+    return runs
+
+
+def load(words: list[str]) -> DictConfig:
+    """The configuration of a multirun with these words. Hydra has to be initialised."""
+    return GlobalHydra.instance().config_loader().load_configuration("config", words, run_mode=RunMode.MULTIRUN)
+
+
+def packs(words: list[str]) -> list[list[Run]]:
+    """The runs of every job that these words ask for. Raises as `checked` does."""
+    with composing(words):
+        config = load(words)
+        return [checked(config, job) for job in jobs(config)]

@@ -1,0 +1,102 @@
+"""One grid point in training: its model, optimizer, data order, and its best weights so far."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from adapters.base import Adapter
+from pvera.config import Protocol, Trainer
+from pvera.models.classifier import Classifier, trainable
+from pvera.models.data import Data
+from pvera.models.predict import logits_of
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, *, double_softmax: bool) -> Tensor:
+    """The mean cross entropy (nats) of logits (B, classes) and labels (B,).
+
+    With `double_softmax` it is the loss of the released code, which passes probabilities to a function that expects logits.
+    """
+    return functional.cross_entropy(logits.softmax(-1) if double_softmax else logits, labels)
+
+
+@dataclass(eq=False)
+class Learner:
+    """One model in training. It is trained for `trainer.epochs`, or until its validation loss no longer improves."""
+
+    model: Classifier
+    adapter: Adapter
+    trainer: Trainer
+    protocol: Protocol
+    seed: int
+    best_loss: float = float("inf")
+    best_accuracy: float = 0.0
+    best_epoch: int = 0
+    best_state: dict[str, Tensor] = field(default_factory=dict)
+    first_loss: float = float("inf")
+    """Validation loss before training."""
+    epochs: int = 0
+    """Epochs that have begun: during an epoch its number, from 1."""
+    steps: int = 0
+    """Steps of the last epoch."""
+    stale: int = 0
+    """Epochs since the validation loss last improved by the required margin."""
+    reference: float = float("inf")
+    """The validation loss that an epoch has to improve on by that margin."""
+    failure: str | None = None
+    """Why training cannot go on."""
+    failed_step: int | None = None
+    """The first step of the last epoch, from 1, whose loss is not finite."""
+    events: list[str] = field(default_factory=list)
+    """Interruptions that may have changed the numbers."""
+
+    def __post_init__(self) -> None:
+        head = list(self.model.head.parameters())
+        edits = [parameter for name, parameter in trainable(self.model) if not name.startswith("head.")]
+        groups: list[dict[str, Any]] = [{"params": head, "lr": self.trainer.head_lr}, {"params": edits, "lr": self.adapter.lr}]
+        self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=self.trainer.weight_decay, fused=True)
+        self.order = torch.Generator().manual_seed(self.seed)
+
+    @property
+    def finished(self) -> bool:
+        return self.failure is not None or self.stale >= self.trainer.patience
+
+    def fail(self, quantity: str, value: object, step: int) -> None:
+        """Ends the training of this learner, because a loss is not finite since `step` of the epoch."""
+        self.failed_step = step
+        self.failure = (
+            f"the {quantity} of {self.adapter.name} (seed {self.seed}) is not finite in epoch {self.epochs}, step {step}: {value}; "
+            "lower adapter.lr"
+        )
+
+    def next_order(self, images: int) -> Tensor:
+        """Begins an epoch; returns the order (images,) of its images, drawn from the learner's own stream."""
+        self.epochs += 1
+        return torch.randperm(images, generator=self.order) if self.protocol.shuffle else torch.arange(images)
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The classification loss (a scalar, nats), of the protocol's kind."""
+        return cross_entropy(logits, labels, double_softmax=self.protocol.double_softmax)
+
+    def validation(self, data: Data) -> tuple[float, float]:
+        """Validation loss (of the protocol's kind) and accuracy."""
+        logits = logits_of(self.model, data.images)
+        labels = data.labels.to(logits.device)
+        return float(self.cross_entropy(logits, labels)), float((logits.argmax(-1) == labels).float().mean())
+
+    def judge(self, loss: float, accuracy: float) -> None:
+        """Keeps the weights if the validation loss is the lowest so far, and counts the epochs that did not improve by the margin."""
+        if not math.isfinite(loss):
+            self.fail("validation loss", loss, self.steps)
+            return
+        better = self.epochs == 1 or 100 * (self.reference - loss) > self.trainer.min_improvement * self.reference
+        self.stale = 0 if better else self.stale + 1
+        self.reference = loss if better else self.reference
+        if loss < self.best_loss:
+            self.best_loss, self.best_accuracy, self.best_epoch = loss, accuracy, self.epochs
+            self.best_state = {name: p.detach().clone() for name, p in trainable(self.model)}
