@@ -1,76 +1,25 @@
-"""What a sweep will cost: counts, sums and words; how good the estimate is belongs to the benchmarks."""
+"""The command: the forecast or the states of the runs, and mistakes in one line."""
 
 import pytest
 
-from pvera import plan
-from pvera.plan import Part, describe, epochs_so_far, estimate, main
-from pvera.sweeps import callback
-from pvera.sweeps.execute import row_path
-from pvera.training.cost import Costs, measure
-from tests.helpers.rows import make_row
+from pvera.plan import main
+from pvera.sweeps import forecast
 
 TINY = ["task=extra/digits", "backbone=test_vit", "image_size=32", "trainer.epochs=2", "source.test_limit=50"]
 
 
-def costs(**changes) -> Costs:
-    fields = {"setup": 5.0, "frozen": 0.0, "train": 0.0, "evaluate": 0.0, "pack": 1, "memory": 2**20, "parameters": 10}
-    return Costs(**fields | changes)
+def test_the_forecast_is_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(forecast, "describe", lambda packs: [f"{len(packs)} packs of {len(packs[0])} runs"])
+    assert main(["-m", *TINY, "adapter=lora,vera", "seed=[0,1]", f"results={tmp_path}"]) == 0
+    assert capsys.readouterr().out == "2 packs of 2 runs\n"
 
 
-def runs(*words: str) -> list:
-    [found] = callback.packs([*TINY, *words])
-    return found
-
-
-def test_seconds_are_those_of_every_image_at_its_cost():
-    three = runs("adapter=vera", "seed=[0,1]")  # three points a seed, chosen ones trained again on train1000
-    assert costs().seconds(three, 2, 1, 50) == 5
-    assert costs(frozen=1).seconds(three, 2, 1, 50) == 5 + 800 + 200 + 1000 + 50
-    assert costs(train=1).seconds(three, 2, 1, 50) == 5 + 6 * 2 * 800 + 2 * 1 * 1000
-    assert costs(evaluate=1).seconds(three, 2, 1, 50) == 5 + 6 * 3 * 200 + 2 * 50
-    alone = runs("adapter=lora", "adapter.rank=4", "protocol.retrain=false")
-    assert costs(train=1).seconds(alone, 2, 2, 50) == 5 + 2 * 800
-
-
-def test_points_are_taken_to_stop_where_those_of_the_rows_did():
-    rows = [
-        make_row(adapter="lora", best_epoch=best, grid=[{"epochs": e} for e in stops]) for best, stops in ((4, (10, 20)), (8, (30, 40)))
-    ]
-    assert epochs_so_far(rows) == {"lora": (25, 6)}
-    lora = runs("adapter=lora", "adapter.rank=4", "trainer.epochs=100")
-    part = estimate(lora, costs(train=1, setup=0), epochs_so_far(rows))
-    assert (part.most, part.likely) == (100 * 800 + 100 * 1000, 25 * 800 + 6 * 1000)
-    assert estimate(lora, costs(train=1, setup=0), {}).likely == part.most
-
-
-def test_parts_add_up():
-    assert Part(1, 2, 3, 4.0, 5.0, 6) + Part(1, 1, 1, 1.0, 1.0, 1) == Part(2, 3, 4, 5.0, 6.0, 7)
-
-
-def test_calibration_measures_without_training_or_writing(tmp_path):
-    one = measure(runs("adapter=pvera", "adapter.rank=8", f"results={tmp_path}"), enough=0.01)
-    assert one.pack == 3 and one.parameters > 0 and one.memory > 0
-    assert min(one.setup, one.frozen, one.train, one.evaluate) >= 0 and one.train > 0
-    assert not list(tmp_path.iterdir())
-
-
-def test_what_is_done_is_not_planned_again(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(plan, "calibrate", lambda packs: {plan.kind(runs[0]): costs() for runs in packs})
-    words = [*TINY, "adapter=lora,vera", "seed=[0,1]", f"results={tmp_path}"]
-    assert main(words) == 0
-    out = capsys.readouterr().out
-    assert out.startswith("4 runs in 2 packs: 0 done, 4 to do in 2 packs\n") and "hours as before" not in out
-    packs = callback.packs(words)
-    for pack in packs:
-        path = row_path(pack[0])
-        path.parent.mkdir(parents=True)
-        path.write_text("{}")  # whether it is whole is the run's question
-    monkeypatch.setattr(plan.results, "read_all", lambda folder: [])
-    assert describe(packs)[0] == "4 runs in 2 packs: 2 done, 2 to do in 2 packs"
-    for run in packs[0] + packs[1]:
-        row_path(run).write_text("{}")
-    lines = describe(packs)
-    assert lines[0] == "4 runs in 2 packs: 4 done, 0 to do in 0 packs" and not any("steps" in line for line in lines)
+def test_with_runs_each_run_is_a_line(tmp_path, capsys):
+    assert main(["--runs", *TINY, "adapter=lora,vera", "seed=[0,1]", f"results={tmp_path}"]) == 0
+    heading, *lines, last = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["task", "adapter", "backbone", "run", "state", "details"]
+    assert [line.split()[:2] for line in lines] == [["digits", "lora"]] * 2 + [["digits", "vera"]] * 2
+    assert last == "4 runs: 4 to do" and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
