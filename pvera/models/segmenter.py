@@ -76,7 +76,7 @@ class SegmentationLearner(Learner):
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross entropy, the mean over the pixels that count, and penalty, (2,)."""
-        penalty = torch.as_tensor(self.adapter.penalty(self.model), device=logits.device)
+        penalty = torch.as_tensor(self.adapter.penalty(self.model, self.epochs), device=logits.device)
         return torch.stack([functional.cross_entropy(logits, labels, ignore_index=IGNORED), penalty])
 
     def validation(self, data: Data) -> tuple[float, float]:

@@ -110,7 +110,7 @@ class Learner:
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Classification loss and penalty, (2,), of the pass that gave these logits."""
         classification = cross_entropy(logits, labels, self.protocol.double_softmax)
-        return torch.stack([classification, torch.as_tensor(self.adapter.penalty(self.model), device=logits.device)])
+        return torch.stack([classification, torch.as_tensor(self.adapter.penalty(self.model, self.epochs), device=logits.device)])
 
     def validation(self, data: Data) -> tuple[float, float]:
         """Validation loss (of the protocol's kind) and accuracy."""
