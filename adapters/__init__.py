@@ -1,21 +1,32 @@
-"""Adapters for frozen vision transformers, one file each: a file put here that holds an Adapter of its name is a choice of `adapter=`."""
+"""Adapters for frozen vision transformers: the contract (base), its injection into a model, merging, and the methods (zoo)."""
 
 import importlib
+import os
 import pkgutil
+from pathlib import Path
 
+from adapters import zoo
 from adapters.base import Adapter
-
-_MACHINERY = ("base", "errors", "inject", "latent", "merge", "posterior", "stream")  # all but the first import torch, and none holds a method
+from adapters.errors import AdapterError
 
 
 def methods() -> dict[str, type[Adapter]]:
-    """Every method by name: in each module of this package, the Adapter whose `name` is the module's."""
-    found = {}
-    for info in pkgutil.iter_modules(__path__):
-        if info.name not in _MACHINERY:
-            module = importlib.import_module(f"{__name__}.{info.name}")
-            named = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Adapter) and v.name == info.name]
-            if len(named) != 1:
-                raise ImportError(f"adapters/{info.name}.py must define one Adapter with name = {info.name!r}, found {len(named)}")
-            found[info.name] = named[0]
-    return found
+    """Every adapter by name: one from each file in `adapters/zoo` and in the folders that the variable PVERA_ADAPTERS lists.
+
+    Raises AdapterError if a folder is missing, or a file does not define one Adapter of its name, or two files have the same name.
+    """
+    for folder in filter(None, os.environ.get("PVERA_ADAPTERS", "").split(os.pathsep)):
+        if not Path(folder).is_dir():
+            raise AdapterError(f"PVERA_ADAPTERS lists {folder}, which is not a folder: correct the variable or unset it")
+        if folder not in zoo.__path__:
+            zoo.__path__.append(folder)
+    classes: dict[str, type[Adapter]] = {}
+    for name in sorted(info.name for folder in zoo.__path__ for info in pkgutil.iter_modules([folder])):
+        if name in classes:
+            raise AdapterError(f"two files define the adapter {name!r}, in {' and '.join(zoo.__path__)}: rename one of them")
+        module = importlib.import_module(f"{zoo.__name__}.{name}")
+        named = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Adapter) and v.name == name]
+        if len(named) != 1:
+            raise AdapterError(f"{module.__file__} must define one Adapter with name = {name!r}, found {len(named)}")
+        classes[name] = named[0]
+    return classes

@@ -1,33 +1,41 @@
-"""What an adapter is: a dataclass that holds its hyper-parameters, says what is new at each site, and what the edit does there.
+"""The contract of an adapter: a dataclass with its hyper-parameters, the parameters it adds at each site, and the edit it makes there.
 
 The dataclass is configuration schema, documentation and implementation at once. It imports torch only inside its methods, so that
-the command line can list the adapters without it.
+the command line can list all adapters without loading torch.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from adapters.errors import AdapterError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+else:  # names for annotations, so that a schema loads without torch
+    Tensor = Any
 
 #: Linear layers of a timm block that a low-rank update can be added to.
 LINEAR_TARGETS = ("q", "k", "v", "proj", "fc1", "fc2")
 
 
-def later(default: Any) -> Any:
-    """A hyper-parameter that came after rows were committed: at its default it is none of a run's settings, and their digests stay."""
-    return field(default=default, metadata={"later": True})
+def searched(default: Any, **marks: bool) -> Any:
+    """A hyper-parameter that `grid` may search. Its type must allow None, which means "take the value from the grid"."""
+    return field(default=default, metadata={"searchable": True} | marks)
+
+
+def later(default: Any, **marks: bool) -> Any:
+    """A hyper-parameter that was added after rows were committed: at its default it is left out of a run's digest."""
+    return field(default=default, metadata={"later": True} | marks)
 
 
 @dataclass(frozen=True)
 class Site:
-    """One place in one transformer block: which, how wide, and the frozen weights behind it.
+    """One place in one transformer block that an adapter edits.
 
-    `weight` (d_out, d_in) and `bias` (d_out,) are the frozen rows of the Linear that makes this target, None where it is no Linear.
+    `d_in` and `d_out` are the widths of its input and output. `weight` (d_out, d_in) and `bias` (d_out,) are the frozen rows of the
+    Linear that computes this target; they are None if the target is not a Linear.
     """
 
     block: int
@@ -38,109 +46,101 @@ class Site:
     bias: Tensor | None = None
 
 
-def _distinct_indices(layers: Any) -> bool:
-    return isinstance(layers, list) and all(type(i) is int and i >= 0 for i in layers) and 0 < len(layers) == len(set(layers))
-
-
 @dataclass
 class Adapter:
-    """Base of all methods: a set of edits, one per site.
+    """Base class of all methods: a set of edits, one per site.
 
-    A subclass says where (`sites`), what is new there (`parts`), and what the edit makes of a frozen module's input x and output y
-    (`edit`). Everything that `parts` returns as a Parameter or Module is trained; nothing else is.
+    A subclass defines where it edits (`sites`), which parameters it adds at each site (`init_params`), and how an edit changes the
+    output of the frozen module (`edit`). Every Parameter and Module that `init_params` returns is trained, and nothing else is.
 
-    `grid` lists points, each the values of some hyper-parameters; the point with the lowest validation loss is taken. A value in it
-    counts only where the hyper-parameter itself is None: one that is set by hand is not searched. A field that bears the name of a
-    switch of the protocol takes its value from there unless it is set by hand.
+    `grid` lists grid points: each is a dict of values for searchable hyper-parameters (those declared with `searched`, or with
+    `searchable=True`). The harness trains every point and keeps the one with the lowest validation loss. A value in the grid is used
+    only while the hyper-parameter itself is None; a value that is set by hand is not searched.
+
+    A field with the name of one of the protocol's switches takes its value from the protocol, unless it is set by hand.
     """
 
     name: str = "adapter"
-    lr: float | None = 1e-4
-    """AdamW's learning rate of the new parameters (the head has its own)."""
-    layers: list[int] | None = None
-    """Indices of the blocks to adapt; None is all."""
-    checkpoint: str | None = later(None)
+    lr: float | None = searched(1e-4)
+    """AdamW's learning rate for the adapter's parameters (the head has its own)."""
+    layers: list[int] | None = searched(None)
+    """Indices of the blocks to adapt; None adapts all."""
+    checkpoint: str | None = later(None, digest=False)
     """Folder of a PEFT checkpoint to start from; it decides rank, targets, layers and scale."""
     checkpoint_sha256: str | None = later(None)
-    """Of that checkpoint: filled in when it is read, and checked where it is there already."""
+    """Checksum of that checkpoint: set when it is read, and verified if it is set already."""
     grid: list[dict[str, Any]] = field(default_factory=list)
 
-    #: Is every edit affine in x in evaluation mode, so that plain weights can hold it?
+    #: Whether every edit is affine in x in evaluation mode, so that merging can fold it into plain weights.
     mergeable = True
-    #: Is its latent random, so that `sampling` changes what the edits do?
+    #: Whether the edits draw a random latent, which `adapters.inject.sampling` controls.
     stochastic = False
 
     def __post_init__(self) -> None:
         own = type(self).__dataclass_fields__["name"].default
         if self.name != own:
             raise AdapterError(f"adapter.name is {self.name!r} but this adapter is {own!r}: choose another with adapter=NAME")
-        if self.layers is not None and not _distinct_indices(self.layers):
-            raise AdapterError(f"adapter.layers must be distinct block indices from 0, found {self.layers}")
-        searchable = sorted(f.name for f in fields(self) if "None" in str(f.type) and not f.name.startswith("checkpoint"))
-        for point in self.grid:
-            if unknown := sorted(point.keys() - set(searchable)):
-                raise AdapterError(
-                    f"adapter.grid has {unknown[0]!r}, which {self.name} cannot search; it can search {', '.join(searchable)}"
-                )
+        layers: Any = [0] if self.layers is None else self.layers
+        indices = isinstance(layers, list) and all(type(i) is int and i >= 0 and layers.count(i) == 1 for i in layers)
+        self.require("layers", bool(indices and layers), "distinct block indices from 0")
+        searchable = sorted(f.name for f in fields(self) if f.metadata.get("searchable"))
+        if unknown := sorted({key for point in self.grid for key in point} - set(searchable)):
+            raise AdapterError(f"adapter.grid has {unknown[0]!r}, which {self.name} cannot search; it can search {', '.join(searchable)}")
         if self.checkpoint_sha256 and not self.checkpoint:
             raise AdapterError("adapter.checkpoint_sha256 is set, but adapter.checkpoint is not")
-        if self.sites() or self.lr is not None:  # what edits nothing has nothing of its own to train
-            self.positive("lr")
-        self.points()  # each passes the same checks
+        if self.sites() or self.lr is not None:  # an adapter without sites has nothing to train
+            self.check_positive("lr")
+        self.points()  # every grid point passes the same checks
 
-    def positive(self, *names: str, whole: bool = False) -> None:
-        """Raises AdapterError unless each named hyper-parameter is a (whole) number above zero, or is None and searched over the grid."""
+    def require(self, name: str, valid: bool, rule: str) -> None:
+        """Raises AdapterError, which states the rule, unless the value of the hyper-parameter is valid."""
+        if not valid:
+            raise AdapterError(f"adapter.{name} must be {rule}, found {getattr(self, name)!r}")
+
+    def check_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        """Raises AdapterError unless the hyper-parameter is one of the choices."""
+        self.require(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+
+    def check_positive(self, *names: str, whole: bool = False) -> None:
+        """Raises AdapterError unless each hyper-parameter is a (whole) number above 0, or is None and every grid point sets it."""
         for name in names:
             value = getattr(self, name)
             if value is None and not (self.grid and all(name in point for point in self.grid)):
                 raise AdapterError(f"adapter.{name} is not set and adapter.grid has no value for it: set adapter.{name}")
             number = type(value) is int or (type(value) is float and not whole)
-            if value is not None and not (number and 0 < value < float("inf")):
-                raise AdapterError(f"adapter.{name} must be a {'whole ' if whole else ''}number above 0, found {value!r}")
+            valid = value is None or (number and 0 < value < float("inf"))
+            self.require(name, valid, f"a {'whole ' if whole else ''}number above 0")
 
-    def points(self) -> list[tuple[dict[str, Any], Adapter]]:
-        """What is tried: (the searched values, the adapter with them set); one empty point if nothing is searched."""
-        return [(point, replace(self, **point, grid=[])) for point in self.searched()] or [({}, self)]
-
-    def settings(self) -> dict[str, Any]:
-        """All hyper-parameters that change the numbers, as plain values: with the grid in force, without later ones at their default.
-
-        Of a checkpoint to start from, the contents count and not the place.
-        """
-        unchanged = {f.name for f in fields(self) if f.metadata.get("later") and getattr(self, f.name) == f.default}
-        values = asdict(self) | {"grid": self.searched()}
-        return {key: value for key, value in values.items() if key not in unchanged | {"checkpoint"}}
-
-    def one_of(self, name: str, choices: tuple[str, ...]) -> None:
-        """Raises AdapterError unless the named hyper-parameter is one of the choices."""
-        if (value := getattr(self, name)) not in choices:
-            raise AdapterError(f"adapter.{name} must be one of {', '.join(choices)}, found {value!r}")
-
-    def searched(self) -> list[dict[str, Any]]:
-        """The grid as it is in force: without the hyper-parameters that are set by hand, each point once."""
+    def active_grid(self) -> list[dict[str, Any]]:
+        """The grid without the hyper-parameters that are set by hand, and without duplicates."""
         points = [{key: value for key, value in point.items() if getattr(self, key) is None} for point in self.grid]
         return [point for i, point in enumerate(points) if point and point not in points[:i]]
+
+    def points(self) -> list[tuple[dict[str, Any], Adapter]]:
+        """Every grid point with the adapter it stands for; a single empty point if nothing is searched."""
+        return [(point, replace(self, **point, grid=[])) for point in self.active_grid()] or [({}, self)]
 
     def sites(self) -> tuple[str, ...]:
         """Targets in every block: q k v proj fc1 fc2 (Linears), act, attn, mlp, or norm2+mlp (the MLP together with its norm)."""
         raise NotImplementedError
 
-    def shared(self, sites: list[Site], seed: int) -> Any:
-        """What all edits of one model share, made once before any of them (frozen projections); None if nothing."""
+    def init_shared(self, sites: list[Site], seed: int) -> Any:
+        """Creates what all edits of one model share, such as frozen projections. It is called once, before any `init_params`."""
         return None
 
-    def parts(self, site: Site, shared: Any) -> dict[str, nn.Parameter | nn.Module | Tensor | None]:
-        """What is new at a site, by attribute name. Parameters and Modules are trained; a Tensor is frozen and not saved.
+    def init_params(self, site: Site, shared: Any) -> dict[str, nn.Parameter | nn.Module | Tensor | None]:
+        """The parameters of one site, by attribute name. Parameters and Modules are trained; a Tensor is frozen and not saved.
 
-        Draws come from torch's global generator, which the injection has seeded with the run's seed.
+        Random numbers come from torch's global generator, which the injection has seeded with the run's seed.
         """
         raise NotImplementedError
 
-    def edit(self, new: Any, x: Tensor, y: Tensor) -> Tensor:
-        """The output (..., d_out) that should have come out, given the frozen module's input x (..., d_in) and output y (..., d_out).
+    def edit(self, params: Any, x: Tensor, y: Tensor) -> Tensor:
+        """The edited output (..., d_out), given the frozen module's input x (..., d_in) and output y (..., d_out).
 
-        Token by token: in the last block, the sites behind the attention see the class token alone, since nobody reads the others.
-        `new` holds what `parts` made, as attributes, and `training`, `sampling` and `noise` (the generator of this model's draws).
+        `params` (an `adapters.inject.Edit`) holds the result of `init_params` as attributes, and the attributes `training`, `sampling`
+        and `noise` (the model's own random generator). An edit must work on each token by itself: in the last block the sites after
+        the attention receive the class token alone, since no later layer reads the other tokens.
         """
         raise NotImplementedError
 
@@ -152,40 +152,40 @@ class Adapter:
         return 0.0
 
     def monitor(self, model: nn.Module) -> dict[str, float]:
-        """Figures of the last forward pass in training mode worth logging, by name."""
+        """Values of the last forward pass in training mode to log each epoch, by name."""
         return {}
 
-    def warning(self, figures: dict[str, float]) -> str | None:
-        """What in the figures of an epoch (`monitor`'s among them) somebody should know at once; None if nothing."""
+    def warning(self, metrics: dict[str, float]) -> str | None:
+        """A warning for the user if the metrics of an epoch (`monitor`'s among them) look wrong, else None."""
         return None
 
 
 @dataclass
 class LowRank(Adapter):
-    """Base of the methods that add `delta(x)` to the output of chosen Linear layers."""
+    """Base class of the methods that add `delta(x)` to the output of chosen Linear layers."""
 
-    rank: int | None = None
+    rank: int | None = searched(None)
     targets: list[str] = field(default_factory=lambda: ["q", "v"])
     """Any of q, k, v, proj, fc1, fc2."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.positive("rank", whole=True)
-        if not self.targets or len(set(self.targets)) < len(self.targets) or not set(self.targets) <= set(LINEAR_TARGETS):
-            raise AdapterError(f"adapter.targets must be distinct and among {', '.join(LINEAR_TARGETS)}, found {self.targets}")
+        self.check_positive("rank", whole=True)
+        distinct = 0 < len(self.targets) == len(set(self.targets) & set(LINEAR_TARGETS))
+        self.require("targets", distinct, f"distinct and among {', '.join(LINEAR_TARGETS)}")
 
     def sites(self) -> tuple[str, ...]:
         return tuple(self.targets)
 
     @property
     def r(self) -> int:
-        """The rank, which must be set by now."""
+        """The rank of a grid point, which is never None."""
         assert self.rank is not None
         return self.rank
 
-    def delta(self, new: Any, x: Tensor) -> Tensor:
+    def delta(self, params: Any, x: Tensor) -> Tensor:
         """The update (..., d_out) for an input x (..., d_in)."""
         raise NotImplementedError
 
-    def edit(self, new: Any, x: Tensor, y: Tensor) -> Tensor:
-        return y + self.delta(new, x)
+    def edit(self, params: Any, x: Tensor, y: Tensor) -> Tensor:
+        return y + self.delta(params, x)

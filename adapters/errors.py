@@ -1,5 +1,5 @@
-"""What is wrong with a request to an adapter."""
+"""The error of this package."""
 
 
 class AdapterError(ValueError):
-    """A mistake of the user's: the message names the thing, the rule, the value and the way out."""
+    """A mistake in what the user asked of an adapter. The message names the setting, the rule, the value and a way out."""

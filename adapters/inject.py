@@ -1,11 +1,11 @@
-"""Freeze the backbone, then inject: whatever is new is trainable."""
+"""Injection of an adapter into a frozen backbone: everything new is trainable, and nothing else."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,76 +13,73 @@ from torch import Tensor, nn
 from adapters.base import Adapter, Site
 from adapters.errors import AdapterError
 
-#: Where a target sits in a timm block.
+#: Path of each target in a timm block.
 PATHS = {"q": "attn.qkv", "k": "attn.qkv", "v": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2",
          "act": "mlp.act", "attn": "attn", "mlp": "mlp", "norm2+mlp": "mlp"}  # fmt: skip
-#: What a random latent can be outside training: its mean, a draw, or (as the released code has it) the mean plus one sigma.
+#: What a random latent can be outside training: its mean, a random draw, or (as in the released code) the mean plus one sigma.
 MODES = ("mean", "sample", "mean+sigma")
 
 
 class Edit(nn.Module):
-    """What an adapter adds at one site: its new parameters as attributes, and the adapter that says what they do."""
+    """The edit of one site: the adapter's parameters as attributes, and the adapter that applies them."""
 
     noise: torch.Generator
+    """The model's own random generator, which all its edits share."""
 
-    def __init__(self, adapter: Adapter, parts: dict[str, Any], noise: torch.Generator, device: torch.device, site: str = "") -> None:
+    def __init__(self, adapter: Adapter, params: dict[str, Any], noise: torch.Generator, site: str = "") -> None:
         super().__init__()
         self.adapter, self.noise, self.site = adapter, noise, site
         self.mode: str | None = None
-        self.averaged = 1
-        self.rows: Sequence[torch.Generator] | None = None
-        self.stream: Tensor | None = None  # what a compiled graph draws from
-        for name, part in parts.items():
-            if isinstance(part, nn.Parameter):
-                part = nn.Parameter(part.to(device))
-            elif isinstance(part, nn.Module):
-                part = part.to(device)
-            elif isinstance(part, Tensor):
-                part = part.to(device)
-                self.register_buffer(name, part, persistent=False)
+        self.average = 1
+        self.generators: Sequence[torch.Generator] | None = None
+        self.stream: Tensor | None = None  # stands for the generator in a compiled graph
+        for name, value in params.items():
+            if isinstance(value, nn.Parameter):
+                value = nn.Parameter(value.to(noise.device))
+            elif isinstance(value, nn.Module):
+                value = value.to(noise.device)
+            elif isinstance(value, Tensor):
+                self.register_buffer(name, value.to(noise.device), persistent=False)
                 continue
-            setattr(self, name, part)
+            setattr(self, name, value)
 
     @property
     def sampling(self) -> bool:
-        """Whether the latent leaves its mean: in training, or where `sampling(model, ...)` says so."""
+        """Whether the latent is random: in training mode, unless the context manager `sampling` decides otherwise."""
         return self.training if self.mode is None else self.mode != "mean"
 
-    def draw(self, how: Callable[..., Tensor], shape: tuple[int, ...], **kwargs: Any) -> Tensor:
-        """how(shape, generator=..., **kwargs), with `how` like torch.randn: the average of as many draws as `sampling` asked for."""
-
+    def draw(self, function: Callable[..., Tensor], shape: tuple[int, ...], **kwargs: Any) -> Tensor:
+        """function(shape, generator=..., **kwargs) for a function like torch.randn: the mean of as many draws as `sampling` sets."""
         source = self.stream if self.stream is not None and torch.compiler.is_compiling() else self.noise
 
-        def once() -> Tensor:
-            if self.rows is None:
-                return how(shape, generator=source, **kwargs)
-            return torch.stack([how(shape[1:], generator=one, **kwargs) for one in self.rows])
+        def draw_once() -> Tensor:
+            if self.generators is None:
+                return function(shape, generator=source, **kwargs)
+            return torch.stack([function(shape[1:], generator=generator, **kwargs) for generator in self.generators])
 
-        total = once()
-        for _ in range(1, self.averaged):
-            total += once()
-        return total / self.averaged if self.averaged > 1 else total
+        total = draw_once()
+        for _ in range(1, self.average):
+            total += draw_once()
+        return total / self.average if self.average > 1 else total
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return self.adapter.edit(self, x, y).to(y.dtype)
 
 
 class FusedQKV(nn.Module):
-    """Edits of the query, key and value thirds of one Linear. The only code that knows that timm stores the three as one."""
+    """Edits of the query, key and value thirds of one Linear: timm stores the three as one."""
 
     def __init__(self, edits: dict[str, Edit]) -> None:
         super().__init__()
         self.edits = nn.ModuleDict(edits)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        thirds = [
-            self.edits[name](x, third) if name in self.edits else third for name, third in zip("qkv", y.chunk(3, dim=-1), strict=True)
-        ]
-        return torch.cat(thirds, dim=-1)
+        thirds = zip("qkv", y.chunk(3, dim=-1), strict=True)
+        return torch.cat([self.edits[name](x, third) if name in self.edits else third for name, third in thirds], dim=-1)
 
 
 class Adapted(nn.Module):
-    """Stands where `base` stood; the edit sees what went in and what came out."""
+    """Replaces the module `base`; the edit receives the module's input and output."""
 
     def __init__(self, base: nn.Module, edit: nn.Module) -> None:
         super().__init__()
@@ -93,28 +90,26 @@ class Adapted(nn.Module):
 
 
 def inject(backbone: nn.Module, adapter: Adapter, seed: int) -> nn.Module:
-    """A copy of the frozen backbone with the adapter's edits in it. The copy shares the backbone's weights; only what is new trains.
+    """Returns a copy of the frozen backbone with the adapter's edits. The copy shares the backbone's weights; only the edits train.
 
-    `seed` fixes every new parameter and projection, independent of torch's global generator; the noise of the model starts from it too.
-    Raises AdapterError where the backbone lacks a site the adapter needs.
+    `seed` determines every new parameter and projection, independently of torch's global generator, and seeds the model's noise.
+    Raises AdapterError if the backbone lacks a site that the adapter needs.
     """
-    shared_tensors = {id(t): t for t in (*backbone.parameters(), *backbone.buffers())}
-    model = copy.deepcopy(backbone, shared_tensors).requires_grad_(False)
-    device = next(backbone.parameters()).device
-    noise = torch.Generator(device).manual_seed(seed)
+    weights = {id(t): t for t in (*backbone.parameters(), *backbone.buffers())}
+    model: Any = copy.deepcopy(backbone, weights).requires_grad_(False)
+    noise = torch.Generator(next(backbone.parameters()).device).manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         sites = find_sites(model, adapter)
-        shared = adapter.shared(sites, seed) if sites else None
-        new = [(site, Edit(adapter, adapter.parts(site, shared), noise, device, f"{site.block}.{site.target}")) for site in sites]
-    blocks: Any = model.blocks if sites else ()
-    for index, block in enumerate(blocks):
-        _place(block, {site.target: edit for site, edit in new if site.block == index})
+        shared = adapter.init_shared(sites, seed) if sites else None
+        new = [(site, Edit(adapter, adapter.init_params(site, shared), noise, f"{site.block}.{site.target}")) for site in sites]
+    for index in {site.block for site in sites}:
+        _place(model.blocks[index], {site.target: edit for site, edit in new if site.block == index})
     return model
 
 
 def find_sites(model: nn.Module, adapter: Adapter) -> list[Site]:
-    """Every site of the adapter in a timm vision transformer, block by block."""
+    """All sites of the adapter in a timm vision transformer, block by block. Raises AdapterError if one is missing."""
     targets = adapter.sites()
     if not targets:
         return []
@@ -129,33 +124,30 @@ def find_sites(model: nn.Module, adapter: Adapter) -> list[Site]:
 
 def _site(block: nn.Module, index: int, target: str, adapter: str) -> Site:
     path = PATHS[target]
-    needed = [path, "norm1"] + (["norm2"] if target == "norm2+mlp" else []) + (["mlp.fc2"] if target == "act" else [])
-    for name in needed:
+    extra = {"norm2+mlp": ["norm2"], "act": ["mlp.fc2"]}.get(target, [])
+    modules: dict[str, Any] = {}
+    for name in (path, "norm1", *extra):
         try:
-            block.get_submodule(name)
+            modules[name] = block.get_submodule(name)
         except AttributeError:
             raise AdapterError(
                 f"{adapter} edits {target} and needs {name} in every block; {type(block).__name__} {index} has none"
             ) from None
-    norm1: Any = block.get_submodule("norm1")
-    module, width = block.get_submodule(path), norm1.weight.shape[0]
-    if target in ("attn", "mlp", "norm2+mlp"):
+    linear = modules[path]
+    if target in ("attn", "mlp", "norm2+mlp", "act"):
+        width = modules["mlp.fc2"].in_features if target == "act" else modules["norm1"].weight.shape[0]
         return Site(index, target, width, width)
-    if target == "act":
-        hidden = block.get_submodule("mlp.fc2").in_features
-        return Site(index, target, hidden, hidden)  # type: ignore[arg-type]
-    if not isinstance(module, nn.Linear):
-        raise AdapterError(f"{adapter} edits {target} and needs a Linear at {path}; block {index} has a {type(module).__name__}")
-    rows = slice(None)
+    if not isinstance(linear, nn.Linear):
+        raise AdapterError(f"{adapter} edits {target} and needs a Linear at {path}; block {index} has a {type(linear).__name__}")
+    # Detached tensors, not Parameters, which an edit would train.
+    weight, bias = (None if p is None else p.detach() for p in (linear.weight, linear.bias))
     if path == "attn.qkv":
-        third = module.out_features // 3
-        rows = slice(third * "qkv".index(target), third * ("qkv".index(target) + 1))
-    weight = module.weight[rows]
-    return Site(index, target, weight.shape[1], weight.shape[0], weight, None if module.bias is None else module.bias[rows])
+        weight, bias = (None if t is None else t.chunk(3)["qkv".index(target)] for t in (weight, bias))
+    return Site(index, target, linear.in_features, len(weight), weight, bias)
 
 
 def _place(block: Any, edits: dict[str, Edit]) -> None:
-    """Puts the edits of one block where their targets are."""
+    """Inserts the edits of one block at their targets."""
     if fused := {target: edit for target, edit in edits.items() if PATHS[target] == "attn.qkv"}:
         block.attn.qkv = Adapted(block.attn.qkv, FusedQKV(fused))
     for target, edit in edits.items():
@@ -163,39 +155,36 @@ def _place(block: Any, edits: dict[str, Edit]) -> None:
             block.mlp = Adapted(nn.Sequential(block.norm2, block.mlp), edit)
             block.norm2 = nn.Identity()
         elif target not in fused:
-            parent, _, child = PATHS[target].rpartition(".")
-            owner = block.get_submodule(parent)
-            setattr(owner, child, Adapted(getattr(owner, child), edit))
+            block.set_submodule(PATHS[target], Adapted(block.get_submodule(PATHS[target]), edit))
 
 
 def edits(model: nn.Module) -> Iterator[Edit]:
-    """Every edit in the model, in the order of the blocks."""
+    """All edits of the model, in the order of the blocks."""
     return (module for module in model.modules() if isinstance(module, Edit))
-
-
-@contextmanager
-def sampling(model: nn.Module, on: bool | str, average: int = 1, rows: Sequence[torch.Generator] | None = None) -> Iterator[None]:
-    """Switches the noise of all edits on or off, whatever the training mode, and restores it.
-
-    on       a mode of `MODES`, or True for "sample", False for "mean"
-    average  how many draws of the latent are averaged in it
-    rows     a generator for each row of the batch, in place of the model's own: a row's draws then depend on no other row
-    """
-    mode = on if isinstance(on, str) else "sample" if on else "mean"
-    if mode not in MODES or average < 1:
-        raise ValueError(f"the mode must be one of {', '.join(MODES)} with an average of at least 1, found {on!r} and {average}")
-    before = [(edit, (edit.mode, edit.averaged, edit.rows)) for edit in edits(model)]
-    for edit, _ in before:
-        edit.mode, edit.averaged, edit.rows = mode, average, rows
-    try:
-        yield
-    finally:
-        for edit, state in before:
-            edit.mode, edit.averaged, edit.rows = state
 
 
 def edit_at(block: nn.Module, target: str) -> Edit:
     """The edit of a target in one adapted block."""
-    edit: Any = block.get_submodule(PATHS[target]).edit
-    found: Any = edit.edits[target] if isinstance(edit, FusedQKV) else edit
-    return found
+    adapted: Any = block.get_submodule(PATHS[target])
+    return cast(Edit, adapted.edit.edits[target] if isinstance(adapted.edit, FusedQKV) else adapted.edit)
+
+
+@contextmanager
+def sampling(model: nn.Module, mode: str, average: int = 1, generators: Sequence[torch.Generator] | None = None) -> Iterator[None]:
+    """Context manager that sets how all edits treat their random latent, whatever the training mode.
+
+    Args:
+        mode: one of `MODES`.
+        average: number of draws of the latent to average.
+        generators: one generator per row of the batch, in place of the model's own, so that the draws of a row depend on no other row.
+    """
+    if mode not in MODES or average < 1:
+        raise ValueError(f"the mode must be one of {', '.join(MODES)} with an average of at least 1, found {mode!r} and {average}")
+    before = [(edit, (edit.mode, edit.average, edit.generators)) for edit in edits(model)]
+    for edit, _ in before:
+        edit.mode, edit.average, edit.generators = mode, average, generators
+    try:
+        yield
+    finally:
+        for edit, state in before:
+            edit.mode, edit.average, edit.generators = state

@@ -1,6 +1,6 @@
-"""PVeRA's latent with its gradient in closed form: few passes over (tokens, 2r) tensors, and only three of (tokens, r) kept.
+"""PVeRA's latent with its gradient in closed form: few passes over (tokens, 2r) tensors, and only three (tokens, r) tensors saved.
 
-Written as the plain formula, autograd keeps about a dozen tensors of that size for each layer and branch, and walks through each again.
+For the plain formula autograd saves about a dozen tensors of that size for each layer and branch, and reads all of them again.
 """
 
 from typing import Any
@@ -12,9 +12,12 @@ from torch import Tensor
 class Latent(torch.autograd.Function):
     """The latent z = mu + sigma eps of a projection, with the three sums that the KL term needs.
 
-    Takes the projection p = [mu, s] (..., 2r) and the noise eps (..., r), which is None for z = mu. With sigma = exp(s / 2), returns
-    z (..., r) in p's dtype, the scalars mean(s), sum(mu^2), sum(sigma^2), and, without a gradient, sigma (..., r) and the L2 norms (...)
-    of mu, all but z in float32 at least.
+    Args:
+        p: projection [mu, s] (..., 2r); sigma = exp(s / 2).
+        eps: noise (..., r), or None for z = mu.
+
+    Returns z (..., r) in p's dtype; the scalars mean(s), sum(mu^2) and sum(sigma^2); and, without a gradient, sigma (..., r) and the L2
+    norms (...) of mu. All but z are in float32 or a wider type.
     """
 
     @staticmethod
@@ -46,7 +49,7 @@ class Latent(torch.autograd.Function):
 
 
 def latent(p: Tensor, eps: Tensor | None) -> tuple[Tensor, ...]:
-    """`Latent`'s outputs. A compiler gets the plain formula, which it fuses with what is around it, forward and backward."""
+    """The outputs of `Latent`. A compiler gets the plain formula, which it fuses with its surroundings, forward and backward."""
     if not torch.compiler.is_compiling():
         return Latent.apply(p, eps)
     mu, s = p.to(torch.promote_types(p.dtype, torch.float32)).chunk(2, -1)

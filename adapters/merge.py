@@ -1,7 +1,7 @@
-"""Merging: an adapted Linear whose edit is affine in x is a plain Linear with other weights.
+"""Merging: an adapted Linear whose edit is affine in x equals a plain Linear with other weights.
 
-The merged weights are found by probing: f(0) is the bias and f(I) - f(0) the transposed weight, in float64, which autocast leaves
-alone. One rule serves every method, and it is the forward pass itself that is merged, not a second formula beside it.
+The merged weights are measured on the forward pass f itself: f(0) is the bias and f(I) - f(0) the transposed weight, in float64, which
+autocast does not touch. So no method needs a merging formula of its own.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,9 +18,9 @@ from adapters.inject import Adapted, edits, sampling
 
 @contextmanager
 def merged(model: nn.Module) -> Iterator[nn.Module]:
-    """Swaps every adapted Linear for a plain one with the same outputs in evaluation (PVeRA: its mean), and swaps back.
+    """Context manager that replaces every adapted Linear by a plain one with the same outputs in evaluation (PVeRA: its mean).
 
-    The base weights are never touched, so the swap back is exact to the bit. Raises TypeError for a method that is not affine in x.
+    The base weights are never changed, so the model is restored to the bit. Raises TypeError for a method that is not affine in x.
     """
     for edit in edits(model):
         if not edit.adapter.mergeable:
@@ -34,13 +34,16 @@ def merged(model: nn.Module) -> Iterator[nn.Module]:
         setattr(owner, name, module)
 
     try:
-        with torch.no_grad(), sampling(model, False):
-            for owner, name, adapted in _adapted(model):
+        with torch.no_grad(), sampling(model, "mean"):
+            children: list[tuple[Any, str, nn.Module]] = [(m, *child) for m in model.modules() for child in m.named_children()]
+            for owner, name, adapted in children:
+                if not isinstance(adapted, Adapted):
+                    continue
                 if isinstance(adapted.base, nn.Linear):
                     swap(owner, name, _plain(_double(adapted), adapted.base))
-                else:  # a gain on the MLP's activation belongs to the columns of fc2, the layer that reads it
+                else:  # a gain on the MLP's activation is folded into the columns of fc2, the next layer
                     gain, fc2 = _double(adapted.edit), _double(owner.fc2)
-                    swap(owner, "fc2", _plain(partial(_scaled, gain, fc2), owner.fc2))
+                    swap(owner, "fc2", _plain(partial(_apply_gain, gain, fc2), owner.fc2))
                     swap(owner, name, adapted.base)
         yield model
     finally:
@@ -49,19 +52,15 @@ def merged(model: nn.Module) -> Iterator[nn.Module]:
         model.train(was_training)
 
 
-def _adapted(model: nn.Module) -> list[tuple[Any, str, Adapted]]:
-    return [(owner, name, child) for owner in model.modules() for name, child in owner.named_children() if isinstance(child, Adapted)]
+def _apply_gain(gain: Callable[..., Tensor], linear: Callable[..., Tensor], y: Tensor) -> Tensor:
+    return linear(gain(y, y))
 
 
 def _double(module: nn.Module) -> Callable[..., Tensor]:
     """The module as a function in float64."""
     tensors = {name: tensor.double() for name, tensor in (*module.named_parameters(), *module.named_buffers())}
-    # Not under every name of a module that several edits share: swapping back would leave it with what the name before had put there.
+    # tie_weights would replace a module that several edits share once under each name, and restore it to a replacement.
     return lambda *inputs: functional_call(module, tensors, inputs, tie_weights=False)
-
-
-def _scaled(gain: Callable[..., Tensor], linear: Callable[..., Tensor], y: Tensor) -> Tensor:
-    return linear(gain(y, y))
 
 
 def _plain(function: Callable[[Tensor], Tensor], like: nn.Linear) -> nn.Linear:

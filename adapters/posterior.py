@@ -1,8 +1,8 @@
-"""What PVeRA's latent may be drawn from: z = mu + sigma eps, where eps has one of these distributions of mean 0 and variance 1.
+"""Posteriors and priors of PVeRA's latent z = mu + sigma eps, where eps has one of these distributions with mean 0 and variance 1.
 
-So mu is the mean of z whatever the family, which keeps the mean mode affine, and sigma its standard deviation. The KL of such a z to a
-Gaussian prior is that of a Gaussian with the same two moments, plus what eps lacks in entropy: its negentropy. A family says no more
-than how eps is drawn, reparameterised, and that one figure. What it learns, it learns for each layer and branch.
+With every posterior mu is the mean of z, so that the mean mode stays affine, and sigma is its standard deviation. The KL of z to a
+Gaussian prior is the KL of a Gaussian with the same mean and variance, plus the negentropy of eps. So a posterior defines only how eps
+is drawn (reparameterised) and its negentropy. Each layer and branch has a posterior, with trained parameters of its own.
 """
 
 import math
@@ -18,20 +18,28 @@ from adapters.stream import rand, randn
 ENTROPY_OF_GAUSSIAN = 0.5 + 0.5 * math.log(2 * math.pi)
 
 
+def _register(module: nn.Module, name: str, value: float, learned: bool) -> None:
+    """Gives the module a scalar: a Parameter if it is learned, else a buffer."""
+    if learned:
+        module.register_parameter(name, nn.Parameter(torch.tensor(value)))
+    else:
+        module.register_buffer(name, torch.tensor(value), persistent=False)
+
+
 class Posterior(nn.Module):
-    """The contract. This one is the paper's: eps ~ N(0, 1)."""
+    """Base class, and the paper's posterior: eps ~ N(0, 1)."""
 
     def draw(self, shape: tuple[int, ...], **kwargs: Any) -> Tensor:
-        """eps of this shape, called as torch.randn is (generator, device, dtype), with a gradient to what the family learns."""
+        """eps of this shape, with a gradient to the trained parameters. The keywords are torch.randn's: generator, device, dtype."""
         return randn(shape, **kwargs)
 
     def negentropy(self) -> Tensor | float:
-        """Entropy of N(0, 1) less that of eps, in nats, at least 0; the mean over the latent's dimensions where they differ."""
+        """Entropy of N(0, 1) minus that of eps, in nats, at least 0; the mean over the latent's dimensions."""
         return 0.0
 
 
 class LaplacePosterior(Posterior):
-    """eps ~ Laplace(0, 1 / sqrt 2), by its quantile function."""
+    """eps ~ Laplace(0, 1 / sqrt 2), drawn by its quantile function."""
 
     def draw(self, shape: tuple[int, ...], **kwargs: Any) -> Tensor:
         return Laplace(0.0, 0.5**0.5).icdf(_uniform(shape, **kwargs))
@@ -43,16 +51,15 @@ class LaplacePosterior(Posterior):
 class StudentTPosterior(Posterior):
     """eps ~ t(df) sqrt((df - 2) / df), with df > 2 fixed, or learned as log(df - 2).
 
-    By Bailey's polar method (Mathematics of Computation 62, 1994), which is smooth in df: t = sqrt(df (u^(-2 / df) - 1)) cos(2 pi v).
+    Drawn by Bailey's polar method (Mathematics of Computation 62, 1994), which is smooth in df:
+    t = sqrt(df (u^(-2 / df) - 1)) cos(2 pi v).
     """
+
+    log_excess: Tensor
 
     def __init__(self, df: float, learned: bool) -> None:
         super().__init__()
-        excess = torch.tensor(math.log(df - 2))
-        if learned:
-            self.log_excess = nn.Parameter(excess)
-        else:
-            self.register_buffer("log_excess", excess, persistent=False)
+        _register(self, "log_excess", math.log(df - 2), learned)
 
     def draw(self, shape: tuple[int, ...], **kwargs: Any) -> Tensor:
         excess, angle = self.log_excess.exp(), 2 * math.pi * _uniform(shape, **kwargs)
@@ -64,23 +71,26 @@ class StudentTPosterior(Posterior):
 
 
 class MixturePosterior(Posterior):
-    """eps from two Gaussians of equal width, `distance` of that width apart and with weights 1 - w and w, all scaled to variance 1.
+    """eps from two Gaussians of equal width, `distance` widths apart and with weights 1 - w and w, scaled to mean 0 and variance 1.
 
-    `distance` and the logit of w are vectors (r,). Draws have the gradient of implicit reparameterisation (Figurnov et al. 2018,
-    arXiv 1805.08498): d eps = -dF(eps) / q(eps), with the distribution function F and the density q. The entropy has no closed form;
-    it is an integral over one variable, taken by Gauss-Hermite quadrature under either component, where Monte Carlo would add noise.
+    `distance` and the logit of w are trained vectors (r,). The gradient of a draw is that of implicit reparameterisation (Figurnov et
+    al. 2018, arXiv 1805.08498): d eps = -dF(eps) / q(eps), with the distribution function F and the density q. The entropy has no
+    closed form. It is computed by Gauss-Hermite quadrature under each component; Monte Carlo would add noise.
     """
+
+    points: Tensor
+    weights: Tensor
 
     def __init__(self, r: int, nodes: int = 32) -> None:
         super().__init__()
-        self.distance = nn.Parameter(torch.ones(r))  # not 0, where the two are one and nothing tells them apart
+        self.distance = nn.Parameter(torch.ones(r))  # at 0 the two coincide and the gradient vanishes
         self.logit = nn.Parameter(torch.zeros(r))
         points, weights = (torch.tensor(array) for array in hermegauss(nodes))
         self.register_buffer("points", points, persistent=False)
         self.register_buffer("weights", weights / weights.sum(), persistent=False)
 
     def distribution(self) -> MixtureSameFamily:
-        """Of eps, (r,) of them."""
+        """The distributions of eps, a batch of (r,)."""
         w, m = self.logit.sigmoid(), self.distance
         width = (1 + w * (1 - w) * m.square()).rsqrt()
         means = torch.stack([-w * m, (1 - w) * m], dim=-1) * width[:, None]
@@ -88,45 +98,51 @@ class MixturePosterior(Posterior):
 
     def draw(self, shape: tuple[int, ...], **kwargs: Any) -> Tensor:
         q = self.distribution()
-        w, parts = q.mixture_distribution.probs[:, 1], q.component_distribution
+        w, gaussians = q.mixture_distribution.probs[:, 1], q.component_distribution
         with torch.no_grad():
             second = rand(shape, **kwargs) < w
             normal = randn(shape, **kwargs)
-            eps = torch.where(second, parts.mean[:, 1], parts.mean[:, 0]) + parts.stddev[:, 0] * normal
+            eps = torch.where(second, gaussians.mean[:, 1], gaussians.mean[:, 0]) + gaussians.stddev[:, 0] * normal
             density = q.log_prob(eps).exp()
         below = q.cdf(eps)
         return eps - (below - below.detach()) / density
 
     def negentropy(self) -> Tensor:
         q = self.distribution()
-        probabilities, parts = q.mixture_distribution.probs, q.component_distribution
-        points: Any = self.points
-        weights: Any = self.weights
-        log_q = [q.log_prob(parts.mean[:, i] + parts.stddev[:, i] * points[:, None].to(parts.mean.dtype)) for i in range(2)]
-        expected = [probabilities[:, i] * (weights[:, None].to(one.dtype) * one).sum(0) for i, one in enumerate(log_q)]
+        probabilities, gaussians = q.mixture_distribution.probs, q.component_distribution
+        points, weights = (tensor[:, None].to(gaussians.mean.dtype) for tensor in (self.points, self.weights))
+        log_q = [q.log_prob(gaussians.mean[:, i] + gaussians.stddev[:, i] * points) for i in range(2)]
+        expected = [probabilities[:, i] * (weights * log_q[i]).sum(0) for i in range(2)]
         return ENTROPY_OF_GAUSSIAN + (expected[0] + expected[1]).mean()
 
 
+def create(name: str, r: int, df: float, *, learn_df: bool) -> Posterior:
+    """The posterior of one of the names gaussian, laplace, student_t and mixture, for a latent of r variables."""
+    if name == "student_t":
+        return StudentTPosterior(df, learned=learn_df)
+    if name == "mixture":
+        return MixturePosterior(r)
+    return LaplacePosterior() if name == "laplace" else Posterior()
+
+
 class Prior(nn.Module):
-    """N(0, s0^2) for each latent variable, with s0 chosen, or learned as its logarithm."""
+    """N(0, s0^2) for each latent variable, with s0 fixed, or learned as log s0."""
+
+    log_sigma: Tensor
 
     def __init__(self, sigma: float, learned: bool) -> None:
         super().__init__()
-        start = torch.tensor(math.log(sigma))
-        if learned:
-            self.log_sigma = nn.Parameter(start)
-        else:
-            self.register_buffer("log_sigma", start, persistent=False)
+        _register(self, "log_sigma", math.log(sigma), learned)
 
 
-def kl(mean_s: Tensor, squares: Tensor, count: int, posterior: Any, prior: Any) -> Tensor:
-    """KL to the prior in nats, the mean over `count` latent variables, from the mean of s and the sum of mu^2 + sigma^2."""
+def kl(mean_s: Tensor, squares: Tensor, count: int, posterior: Posterior, prior: Prior) -> Tensor:
+    """KL to the prior in nats, averaged over `count` latent variables, from the mean of s and the sum of mu^2 + sigma^2."""
     gaussian = -0.5 * (1 + mean_s - squares / count / (2 * prior.log_sigma).exp())
     return gaussian + prior.log_sigma + posterior.negentropy()
 
 
 def _uniform(shape: tuple[int, ...], **kwargs: Any) -> Tensor:
-    """Uniform in (0, 1), without the ends, where quantiles and their gradients are infinite."""
+    """Uniform numbers in (0, 1) without the ends, where quantiles and their gradients are infinite."""
     u = rand(shape, **kwargs)
     least = torch.finfo(u.dtype).eps / 2
     return u.clamp(least / 2, 1 - least)

@@ -1,7 +1,7 @@
-"""Random numbers of a model's own generator, which a compiled graph can draw too: torch's compiler knows no generators.
+"""Random numbers from a model's own generator that a compiled graph can draw too: torch's compiler does not support generators.
 
-A graph gets a tensor in place of the generator, with its number. The operator below says that it changes that tensor, so that a compiler
-leaves all draws of one stream in their order, and takes no two for the same.
+A graph receives a tensor with the generator's number in place of the generator. The operator below declares that it changes this
+tensor. So a compiler keeps all draws of one stream in order, and never treats two of them as the same.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ _STREAMS: WeakKeyDictionary[torch.Generator, Tensor] = WeakKeyDictionary()
 
 
 def stream(generator: torch.Generator) -> Tensor:
-    """What stands for a generator in a compiled graph: its number, (), int64, on the CPU; one tensor for each generator."""
+    """The tensor that stands for a generator in a compiled graph: its number, (), int64, on the CPU; always the same tensor."""
     if generator not in _STREAMS:
         _GENERATORS[id(generator)] = generator
         _STREAMS[generator] = torch.tensor(id(generator))
@@ -23,7 +23,7 @@ def stream(generator: torch.Generator) -> Tensor:
 
 
 @torch.library.custom_op("pvera::draw", mutates_args={"out", "stream"})
-def _draw(out: Tensor, stream: Tensor, uniform: bool) -> None:
+def _fill(out: Tensor, stream: Tensor, uniform: bool) -> None:
     generator = _GENERATORS[int(stream)]
     if uniform:
         out.uniform_(generator=generator)
@@ -32,18 +32,18 @@ def _draw(out: Tensor, stream: Tensor, uniform: bool) -> None:
 
 
 def randn(shape: tuple[int, ...], generator: torch.Generator | Tensor | None = None, **kwargs: Any) -> Tensor:
-    """torch.randn, from a generator or its stream."""
-    return _drawn(False, shape, generator, **kwargs)
+    """torch.randn with a generator or its stream."""
+    return _draw(shape, generator, uniform=False, **kwargs)
 
 
 def rand(shape: tuple[int, ...], generator: torch.Generator | Tensor | None = None, **kwargs: Any) -> Tensor:
-    """torch.rand, from a generator or its stream."""
-    return _drawn(True, shape, generator, **kwargs)
+    """torch.rand with a generator or its stream."""
+    return _draw(shape, generator, uniform=True, **kwargs)
 
 
-def _drawn(uniform: bool, shape: tuple[int, ...], source: torch.Generator | Tensor | None, **kwargs: Any) -> Tensor:
+def _draw(shape: tuple[int, ...], source: torch.Generator | Tensor | None, *, uniform: bool, **kwargs: Any) -> Tensor:
     if not isinstance(source, Tensor):
         return (torch.rand if uniform else torch.randn)(shape, generator=source, **kwargs)
     out = torch.empty(shape, **kwargs)
-    _draw(out, source, uniform)
+    _fill(out, source, uniform)
     return out

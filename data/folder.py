@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ class Folder(Source):
     """Images in folders, with the lists that the popular copy has. Paths are relative to the task's folder and stay inside it."""
 
     name: str = "folder"
-    root: str | None = None
+    root: str | None = field(default=None, metadata={"digest": False})
     """The folder that holds the tasks' folders; null: $VTAB1K_ROOT."""
 
     def offers(self, task: Task) -> bool:

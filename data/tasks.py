@@ -6,7 +6,7 @@ Membership, sizes and label rules are those of google-research/task_adaptation; 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -22,13 +22,17 @@ EXTRA: dict[str, Task] = {}
 """Tasks that are not VTAB-1k's, by the name that selects them (`task=extra/digits`)."""
 
 
+#: Metadata of a field that has no effect on a run's numbers beyond what the checksum of its data covers.
+_NO_EFFECT = {"digest": False}
+
+
 @dataclass
 class Task:
     """One task. A split expression is what TFDS calls one: `train[:800]`, `test[50%:]`, joined by `+`."""
 
     name: str
-    group: str
-    folder: str
+    group: str = field(metadata=_NO_EFFECT)
+    folder: str = field(metadata=_NO_EFFECT)
     """Its name in the image-folder copy."""
     classes: int
     n_test: int
@@ -37,23 +41,23 @@ class Task:
     """Split expression."""
     test: str
     """Split expression."""
-    released_kl_weight: float
+    released_kl_weight: float = field(metadata=_NO_EFFECT)
     """1 / beta: what PVeRA's released code multiplies the KL term with."""
-    licence: str
+    licence: str = field(metadata=_NO_EFFECT)
     """As the data's own page has it, in few words; that page is what counts."""
-    disk_gb: float
+    disk_gb: float = field(metadata=_NO_EFFECT)
     """Room that the prepared TFDS data take, roughly."""
-    builder: str = ""
+    builder: str = field(default="", metadata=_NO_EFFECT)
     """TFDS builder, with its configuration after a slash; empty where TFDS has none."""
-    versions: str = ""
+    versions: str = field(default="", metadata=_NO_EFFECT)
     """Acceptable TFDS versions: patterns separated by blanks."""
     label: str = "stored"
     """How data/labels.py makes the label: as stored, or by the rule of this name."""
-    manual: str = ""
+    manual: str = field(default="", metadata=_NO_EFFECT)
     """What must be downloaded by hand, and from where; empty where TFDS downloads it."""
-    manual_files: str = ""
+    manual_files: str = field(default="", metadata=_NO_EFFECT)
     """What must then be in TFDS's folder of manual downloads, separated by blanks."""
-    n_test_folder: int | None = None
+    n_test_folder: int | None = field(default=None, metadata=_NO_EFFECT)
     """Size of the test split in the image-folder copy, where it is not n_test."""
     train800: str = "train[:800]"
     """Split expression."""
@@ -62,10 +66,10 @@ class Task:
 
     def __post_init__(self) -> None:
         official = TASKS.get(self.name) or EXTRA.get(f"extra/{self.name}")
-        for field in fields(self) if official else ():
-            ours, asked = getattr(official, field.name), getattr(self, field.name)
+        for name in (f.name for f in fields(self) if official):
+            ours, asked = getattr(official, name), getattr(self, name)
             if asked != ours:
-                raise DataError(f"task.{field.name} is {ours!r} for {self.name}, found {asked!r}: tasks are fixed, leave it out")
+                raise DataError(f"task.{name} is {ours!r} for {self.name}, found {asked!r}: tasks are fixed, leave it out")
 
     def expression(self, split: str, official_runner: bool = False) -> str:
         """The split expression of train800, val200, train1000 (train800 followed by val200, or official1000) or test."""

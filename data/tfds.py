@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +27,7 @@ class Tfds(Source):
     """Data sets that TFDS has prepared as array_record. Images are decoded as stored: the official runner ignores EXIF rotations."""
 
     name: str = "tfds"
-    root: str | None = None
+    root: str | None = field(default=None, metadata={"digest": False})
     """TFDS's data folder; null: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     train1000: str = "train800val200"
     """train800val200, or official_runner: the first 1,000 of trainval, as the official runner takes them."""

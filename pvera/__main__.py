@@ -66,9 +66,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGUSR1, stop)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on as they are: mistakes become one line, bugs keep their traceback
-    register()
-    close_environment()
     try:
+        register()
+        close_environment()
         check_command_line(sys.argv[1:])
         job()
     except MISTAKES as error:

@@ -1,4 +1,4 @@
-"""What a run is: dataclasses that are the schema of the configuration. Nothing here imports torch."""
+"""The configuration of a run: its dataclasses are the schema that Hydra composes. Nothing here imports torch at module level."""
 
 from __future__ import annotations
 
@@ -15,33 +15,35 @@ from data import tasks
 from pvera import loggers
 from pvera.errors import MISTAKES, UserError
 from pvera.models import backbones, precision
+from pvera.rows import digests
+from pvera.rows.digests import without_effect
 
 
 @dataclass
 class Protocol:
-    """How runs are trained. Every quirk of the released code is a switch here; an adapter's field of the same name follows it."""
+    """The training protocol: a switch for every quirk of the released code. An adapter's field of the same name follows the switch."""
 
     name: str = "corrected"
     double_softmax: bool = False
-    """Training and validation loss are the cross entropy of softmax(softmax(logits)); metrics always use one softmax."""
+    """Compute training and validation loss from softmax(softmax(logits)); metrics always use one softmax."""
     shuffle: bool = True
-    """Reshuffle train800 every epoch; otherwise file order."""
+    """Reshuffle train800 every epoch; otherwise keep the order of the files."""
     retrain: bool = True
-    """Train the chosen point again on train1000 for the chosen number of epochs before the test."""
+    """Train the chosen grid point again on train1000, for as many epochs as its best one, before the test."""
     stop_together: bool = False
-    """The grid points of a run stop when all are stale; otherwise each by itself."""
+    """Stop the grid points of a run when all of them are stale; otherwise stop each by itself."""
     zero_up: bool = True
     """Bottleneck and AdaptFormer start as the identity."""
     same_in_all_blocks: bool = False
-    """LoRA's A starts identical in all blocks."""
+    """LoRA: A starts identical in all blocks."""
     released_norm: bool = False
-    """DoRA: frozen magnitudes per input, the norm over outputs, alpha unused."""
+    """DoRA: frozen magnitudes per input, norm over outputs, alpha unused."""
     d_initial: float | None = 0.1
     """VeRA, PVeRA: start of d; null draws one U(1e-5, 1) scalar per vector."""
     fan_in: str = "input"
-    """VeRA, PVeRA: Kaiming fan-in of A and B: input dimension, or the second dimension."""
+    """VeRA, PVeRA: Kaiming fan-in of A and B: input (dimension), or second (dimension of the matrix)."""
     kl_weight: float = 1e-6
-    """PVeRA: multiplier of the KL term."""
+    """PVeRA: weight of the KL term in the loss."""
 
 
 @dataclass
@@ -55,7 +57,7 @@ class Trainer:
     patience: int = 20
     """Epochs without improvement before a grid point is stale."""
     min_improvement: float = 0.1
-    """Per cent of the best loss by which an epoch must beat it to count as better."""
+    """Per cent of the best loss by which an epoch must improve on it, or else it counts as stale."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "head_lr", "patience"):
@@ -68,35 +70,35 @@ class Trainer:
 
 @dataclass
 class Run:
-    """One run: an adapter with its whole grid, on one task, one backbone, one seed. It leaves one row."""
+    """One run: an adapter with its whole grid, on one task, one backbone, one seed. It writes one row."""
 
-    name: str = "runs"
-    """The experiment this run belongs to."""
+    name: str = without_effect("runs")
+    """The experiment that this run belongs to."""
     adapter: Adapter = MISSING
     task: tasks.Task = MISSING
     backbone: backbones.Backbone = MISSING
     source: sources.Source = MISSING
     protocol: Protocol = MISSING
     trainer: Trainer = MISSING
-    logger: dict[str, loggers.Logger] = field(default_factory=dict)
+    logger: dict[str, loggers.Logger] = field(default_factory=dict, metadata={"digest": False})
     seed: Any = 0
-    """A number, or a list of them: runs that differ in it alone are trained in one pack and leave a row each."""
+    """A number, or a list of numbers: runs that differ only in the seed are trained in one pack and write a row each."""
     image_size: int = 224
     """Pixels; images are resized to a square."""
     precision: str = "fp32"
-    """fp32, or bf16: frozen weights and activations in bf16, trained parameters and optimizer in fp32; auto: bf16 if the device has it."""
-    device: str = "auto"
+    """fp32, bf16 (frozen weights and activations; trained parameters and optimizer stay in fp32), or auto: bf16 if the device has it."""
+    device: str = without_effect("auto")
     """auto, cpu or cuda."""
-    pack: int | None = None
-    """How many grid points ride one pass of the frozen backbone at most; null: as many as there is memory for, 1: none together."""
-    compile: bool = False
-    """Trains and tests with torch.compile: faster once it has compiled, for half a minute to two for each adapter and size of pack."""
-    limited: str | None = None
-    """Why this run is a shortened one, in words for the row and the table; fewer epochs than the protocol's are noticed by themselves."""
-    by_adapter: dict[str, Any] = field(default_factory=dict)
-    """Values by adapter that an experiment's other settings may refer to."""
-    results: str = "results/${name}"
-    """Folder for rows."""
+    pack: int | None = without_effect(None)
+    """Maximum number of grid points that share a pass of the frozen backbone; null: as many as memory allows."""
+    compile: bool = without_effect(False)
+    """Use torch.compile: faster, after half a minute to two of compilation for each adapter and size of pack."""
+    limited: str | None = without_effect(None)
+    """Why this run is limited, in words for the row and the table; fewer epochs than the default need no such words."""
+    by_adapter: dict[str, Any] = field(default_factory=dict, metadata={"digest": False})
+    """Values for each adapter, which the other settings of an experiment can refer to."""
+    results: str = without_effect("results/${name}")
+    """Folder of the rows."""
 
     def __post_init__(self) -> None:
         for name, choices in (("precision", ("fp32", "bf16", "auto")), ("device", ("auto", "cpu", "cuda"))):
@@ -114,48 +116,44 @@ class Run:
             self.adapter = adopt(self.adapter)
 
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation per channel of pixels in [0, 1]."""
+        """Mean and standard deviation per channel, for pixels in [0, 1]."""
         name = self.source.normalisation
         return sources.NORMALISATIONS[self.backbone.normalisation if name == "backbone" else name]
 
     def splits(self) -> list[str]:
-        """The splits this run needs."""
+        """The splits that this run reads."""
         return ["train800", "val200", "test"] + (["train1000"] if self.protocol.retrain else [])
 
     def shortened(self) -> list[str]:
-        """Why this run is no full one, by its settings; a cut of the data is the source's to say."""
+        """The reasons in the settings for which this run is limited; the source reports a cut of the data."""
         short = self.trainer.epochs < Trainer.epochs
         return [self.limited or f"at most {self.trainer.epochs} epochs"] if self.limited or short else []
 
     def settings(self) -> dict[str, Any]:
-        """All that changes the numbers, and nothing else: what the digest is taken of."""
-        source = {key: value for key, value in asdict(self.source).items() if key != "root"}
-        return {
-            "backbone": asdict(self.backbone) | {"checkpoint": None, "sha256": self.backbone.weights_sha256()},
-            "task": self.task.name,
-            "source": source | {"fingerprint": self.source.fingerprint(self.task)},
-            "protocol": asdict(self.protocol),
-            "adapter": self.adapter.settings(),
-            "trainer": asdict(self.trainer),
-            "precision": self.precision,
-            "image_size": self.image_size,
-            "seed": self.seed,
-        }
+        """Every setting that changes the numbers, and nothing else: the run's digest is computed from these."""
+        values = digests.settings(self)
+        values["backbone"]["sha256"] = self.backbone.weights_sha256()
+        values["source"]["fingerprint"] = self.source.fingerprint(self.task)
+        values["adapter"]["grid"] = self.adapter.active_grid()
+        return values
 
     def to_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the run, as plain values; `from_dict` reads it."""
+        """The run as plain values, as a checkpoint stores it; `from_dict` is the inverse."""
         return {key: value for key, value in asdict(self).items() if key not in ("logger", "by_adapter")}
 
 
 def from_dict(saved: dict[str, Any]) -> Run:
-    """The run of a checkpoint. Raises UserError if it is not one that this version can build."""
-    kinds: dict[str, dict[str, Any]] = {"adapter": {**methods()}, "source": {**sources.kinds()}}
+    """The run that `to_dict` saved. Raises UserError if this version cannot build it."""
     try:
-        parts: dict[str, Any] = {key: kind[saved[key]["name"]](**saved[key]) for key, kind in kinds.items()}
-        parts["task"] = tasks.find(saved["task"]["name"])
-        for key, schema in (("backbone", backbones.Backbone), ("protocol", Protocol), ("trainer", Trainer)):
-            parts[key] = schema(**saved[key])
-        return Run(**(saved | parts))
+        schemas: dict[str, Any] = {
+            "adapter": methods()[saved["adapter"]["name"]],
+            "source": sources.kinds()[saved["source"]["name"]],
+            "backbone": backbones.Backbone,
+            "protocol": Protocol,
+            "trainer": Trainer,
+        }
+        parts = {key: schema(**saved[key]) for key, schema in schemas.items()}
+        return Run(**(saved | parts | {"task": tasks.find(saved["task"]["name"])}))
     except MISTAKES:
         raise
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
@@ -163,30 +161,30 @@ def from_dict(saved: dict[str, Any]) -> Run:
 
 
 def to_runs(cfg: DictConfig) -> list[Run]:
-    """The checked dataclasses of a composed configuration, one for each seed.
+    """The runs of a composed configuration, one for each seed, with all values checked.
 
-    Raises UserError for a key that was added (`+key=value`), since nothing reads it, and for a seed that is listed twice.
+    Raises UserError for a key that was added (`+key=value`), since nothing would read it, and for a seed that is listed twice.
     """
     cfg = cfg.copy()
     with open_dict(cfg):
-        cfg.pop("hydra", None)  # there in a sweep's composed runs, and never complete
+        cfg.pop("hydra", None)  # incomplete in the composed runs of a sweep
     seeds = list(cfg.seed) if OmegaConf.is_list(cfg.seed) else [cfg.seed]
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"seed must be a number or a list of different ones, found {seeds}")
     runs = []
     for cfg.seed in seeds:
         run = cast(Run, OmegaConf.to_object(cfg))
-        for name, part in {"": run, **vars(run), **{f"logger.{key}": one for key, one in run.logger.items()}}.items():
+        for prefix, part in {"": run, **vars(run), **{f"logger.{key}": logger for key, logger in run.logger.items()}}.items():
             known = {f.name for f in fields(part)} if is_dataclass(part) else set()
             if known and (added := sorted(key for key in vars(part).keys() - known if not key.startswith("_"))):
-                raise UserError(f"{f'{name}.' if name else ''}{added[0]} is no setting; there are {', '.join(sorted(known))}")
+                raise UserError(f"{prefix}{'.' * bool(prefix)}{added[0]} is no setting; there are {', '.join(sorted(known))}")
         runs.append(run)
     return runs
 
 
 def register() -> None:
-    """Puts every schema and every choice that is made of code (adapters, tasks, sources, loggers) into Hydra's ConfigStore."""
-    # Hydra copies the whole store for each configuration, and for each group that --help lists; what it loads from there it copies anyway.
+    """Registers every schema and every choice that is defined in code (adapters, tasks, sources, loggers) in Hydra's ConfigStore."""
+    # Hydra copies the whole store for each configuration and for each group that --help lists, although it copies what it loads anyway.
     ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     store = ConfigStore.instance()
     store.store(group="schema", name="run", node=Run)

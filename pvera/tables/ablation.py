@@ -105,7 +105,7 @@ def _differing(names: list[str], settings_of: list[dict[str, Any]]) -> list[str]
 
 def settings(row: Row) -> dict[str, Any]:
     """The settings of a row by name, the adapter's own first and without a prefix; without those that a task or a seed decides."""
-    values = {name: value for name, value in config_of(row).items() if name not in ("seed", "task", "source.fingerprint")}
+    values = {name: value for name, value in config_of(row).items() if not name.startswith(("seed", "task", "source.fingerprint"))}
     own = {name.removeprefix("adapter."): value for name, value in values.items() if name.startswith("adapter.")}
     own["adapter"] = own.pop("name", row.adapter)
     return own | {name: value for name, value in sorted(values.items(), key=lambda item: "." in item[0]) if not name.startswith("adapter.")}

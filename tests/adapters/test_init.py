@@ -54,6 +54,16 @@ def test_released_d_is_one_uniform_scalar_per_vector(name):
     assert all((edit.d == 0.1).all() and not edit.b.any() for edit in edits(inject(vit(), adapter(name), 0)))
 
 
+@pytest.mark.parametrize("d_initial", [0.1, None])
+def test_the_half_of_d_that_makes_the_variance_can_start_apart(d_initial):
+    """Without any effect on the draws of the other parameters."""
+    same, apart = (inject(vit(), adapter("pvera", d_initial=d_initial, s_initial=s), 0) for s in (None, 0.5))
+    for first, second in zip(edits(same), edits(apart), strict=True):
+        mu, s = second.d.chunk(2)
+        assert torch.equal(mu, first.d.chunk(2)[0]) and (s == 0.5).all() and not (first.d == 0.5).any()
+        assert all(torch.equal(getattr(first, name), getattr(second, name)) for name in "ABb")
+
+
 def test_released_bottlenecks_start_at_torchs_default():
     for name in ("bottleneck", "adaptformer"):
         for zero_up in (False, True):

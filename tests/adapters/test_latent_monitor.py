@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from adapters.pvera import _spread
+from adapters.zoo.pvera import _spread
 from tests.helpers import models
 from tests.helpers.models import latents
 

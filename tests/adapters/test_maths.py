@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 import adapters
-from adapters.base import LINEAR_TARGETS
+from adapters.base import LINEAR_TARGETS, Adapter
 from adapters.inject import PATHS, edits, inject, sampling
 from tests.helpers.models import WIDTH, adapter, batch, classifier, edit_at, edits_of, latents, logits, probe, randomise, released, vit
 
@@ -144,6 +144,17 @@ def test_kl_is_that_of_torch_distributions(targets):
     assert figures["sigma"] == pytest.approx(torch.stack([(s / 2).exp().mean() for _, s in branches]).mean().item())
 
 
+def test_the_warm_up_raises_the_weight_from_nothing_to_all():
+    new = adapter("pvera", kl_weight=0.5, kl_warmup_epochs=4)
+    model = randomise(classifier(new)).train()
+    model(batch()[0])
+    full = 0.5 * new.kl(model)
+    for epoch, share in {0: 0.0, 1: 0.0, 2: 0.25, 4: 0.75, 5: 1.0, 100: 1.0, None: 1.0}.items():
+        torch.testing.assert_close(new.penalty(model, epoch), share * full)
+    off = adapter("pvera", kl_weight=0.5)
+    assert all(off.penalty(model, epoch) == full for epoch in (0, 1, 2, None))
+
+
 def test_kl_is_in_the_graph_and_the_penalty_alone_trains_d():
     new = adapter("pvera", kl_weight=0.5)
     model = randomise(classifier(new))
@@ -165,7 +176,7 @@ def test_kl_is_fresh_in_every_step_and_independent_of_the_draws():
     assert first.item() != second.item() and new.kl(model) is not first and new.kl(model).item() == second.item()
 
 
-@pytest.mark.parametrize("name", [name for name in adapters.methods() if name != "pvera"])
+@pytest.mark.parametrize("name", [name for name, method in adapters.methods().items() if method.penalty is Adapter.penalty])
 def test_the_others_have_no_penalty(name):
     new = adapter(name)
     model = classifier(new).train()
@@ -174,17 +185,17 @@ def test_the_others_have_no_penalty(name):
 
 
 def test_the_variance_trains_only_through_the_noise_and_the_kl():
-    def grad_of_d(on: bool, kl_weight: float) -> Tensor:
+    def grad_of_d(mode: str, kl_weight: float) -> Tensor:
         new = adapter("pvera", kl_weight=kl_weight)
         model = randomise(classifier(new)).train()
-        with sampling(model, on):
+        with sampling(model, mode):
             (nn.functional.cross_entropy(model(batch()[0]), batch()[1]) + new.penalty(model)).backward()
         return torch.stack([edit.d.grad for edit in edits(model)])
 
     rank = adapter("pvera").rank
-    assert (grad_of_d(False, 0.0)[:, rank:] == 0).all() and (grad_of_d(False, 0.0)[:, :rank] != 0).all()
-    assert (grad_of_d(True, 0.0)[:, rank:] != 0).all()
-    assert (grad_of_d(False, 1.0)[:, rank:] != 0).all()
+    assert (grad_of_d("mean", 0.0)[:, rank:] == 0).all() and (grad_of_d("mean", 0.0)[:, :rank] != 0).all()
+    assert (grad_of_d("sample", 0.0)[:, rank:] != 0).all()
+    assert (grad_of_d("mean", 1.0)[:, rank:] != 0).all()
 
 
 def identity_expansion(**settings):
@@ -230,9 +241,9 @@ def test_dropout_drops_inputs_and_keeps_their_mean(name):
     edit.d.fill_(1)  # so that the projection is x after dropout
     x = torch.rand(100, 50, WIDTH) + 0.5
     edit.train()
-    dropped = new.dropped(edit, x)
+    dropped = new.drop_inputs(edit, x)
     kept = dropped != 0
     torch.testing.assert_close(dropped[kept], x[kept] / 0.75)
     assert abs(kept.float().mean().item() - 0.75) < 5 * sqrt(0.75 * 0.25 / x.numel())
-    assert not torch.equal(new.dropped(edit, x), dropped)
-    assert torch.equal(new.dropped(edit.eval(), x), x)
+    assert not torch.equal(new.drop_inputs(edit, x), dropped)
+    assert torch.equal(new.drop_inputs(edit.eval(), x), x)

@@ -11,7 +11,8 @@ from torch.distributions import Laplace, Normal, StudentT, kl_divergence
 from adapters.inject import edits
 from adapters.latent import Latent
 from adapters.posterior import LaplacePosterior, MixturePosterior, Posterior, Prior, StudentTPosterior, kl
-from adapters.pvera import POSTERIORS, PVeRA
+from adapters.zoo.pvera import POSTERIORS, PVeRA
+from pvera.rows import digests
 from tests.helpers.models import adapter, backward, classifier, edits_of, randomise, train
 
 R, DRAWS = 3, 200_000
@@ -259,5 +260,6 @@ def test_the_projections_seed_is_apart_from_the_runs():
 
 
 def test_options_at_their_default_are_no_settings():
-    assert not {"posterior", "df", "learn_df", "prior", "prior_sigma", "init", "projection_seed"} & PVeRA().settings().keys()
-    assert PVeRA(prior_sigma=0.1).settings() == PVeRA().settings() | {"prior_sigma": 0.1}
+    later = {"posterior", "df", "learn_df", "prior", "prior_sigma", "init", "projection_seed", "kl_warmup_epochs", "s_initial"}
+    assert not later & digests.settings(PVeRA()).keys()
+    assert digests.settings(PVeRA(prior_sigma=0.1)) == digests.settings(PVeRA()) | {"prior_sigma": 0.1}

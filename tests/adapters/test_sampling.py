@@ -33,28 +33,28 @@ def test_training_draws_and_evaluation_does_not(images):
 def test_sampling_switches_the_noise_and_restores_it(images):
     model = noisy().eval()
     mean = draw(model, images)
-    with sampling(model, True):
+    with sampling(model, "sample"):
         drawn = draw(model, images)
         assert not model.training and not torch.equal(drawn, mean)
-        with sampling(model, False):
+        with sampling(model, "mean"):
             assert torch.equal(draw(model, images), mean)
         assert not torch.equal(draw(model, images), mean)
     assert torch.equal(draw(model, images), mean)
     model.train()
-    with sampling(model, False):
+    with sampling(model, "mean"):
         torch.testing.assert_close(draw(model, images), mean)
     assert not torch.equal(draw(model, images), draw(model, images))
-    with pytest.raises(RuntimeError, match="inside"), sampling(model.eval(), True):
+    with pytest.raises(RuntimeError, match="inside"), sampling(model.eval(), "sample"):
         raise RuntimeError("inside")
     assert torch.equal(draw(model, images), mean)
 
 
 @pytest.mark.parametrize("new", CASES.values(), ids=CASES)
-def test_only_pvera_samples(new, images):
+def test_only_a_stochastic_adapter_samples(new, images):
     model = randomise(classifier(new)).eval()
     mean = draw(model, images)
-    with sampling(model, True):
-        assert torch.equal(draw(model, images), mean) == (new.name != "pvera")
+    with sampling(model, "sample"):
+        assert torch.equal(draw(model, images), mean) == (not new.stochastic)
 
 
 def test_noise_repeats_with_the_seed_whatever_the_global_generator(images):
@@ -80,7 +80,7 @@ def test_draws_scatter_around_the_mean_in_the_edited_branch_only(images):
     captured: list[torch.Tensor] = []
     model.backbone.blocks[0].attn.qkv.register_forward_hook(lambda module, x, y: captured.append(y.detach()))
     draw(model, images)
-    with sampling(model, True):
+    with sampling(model, "sample"):
         for _ in range(400):
             draw(model, images)
     mean, samples = captured[0], torch.stack(captured[1:])

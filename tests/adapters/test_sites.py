@@ -117,11 +117,12 @@ class Other(nn.Module):
         self.blocks, self.num_features = nn.Sequential(OtherAttention()), 8
 
 
-NEEDY = [name for name in adapters.methods() if name != "linear_probe"]
+NEEDY = [name for name in adapters.methods() if adapter(name).sites()]
+WHOLE_MODULES = {"attn", "mlp", "norm2+mlp"}  # sites that any block has
 BACKBONES = {
     "resnet": (lambda: timm.create_model("resnet10t", num_classes=0), NEEDY),
     "parallel": (lambda: timm.create_model("test_vit", num_classes=0, block_fn=ParallelScalingBlock), NEEDY),
-    "other": (Other, [name for name in NEEDY if name not in ("bottleneck", "adaptformer")]),  # those two need attn, mlp and norm2 only
+    "other": (Other, [name for name in NEEDY if not set(adapter(name).sites()) <= WHOLE_MODULES]),
 }
 
 

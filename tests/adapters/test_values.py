@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import adapters
 from adapters.errors import AdapterError
 from adapters.inject import inject
-from tests.helpers.models import CASES, adapter, vit
+from tests.helpers.models import CASES, EIGHT, adapter, vit
 
 METHODS = adapters.methods()
 
@@ -44,6 +44,9 @@ BAD = [
     ("pvera", {"dropout": -0.1}, "found -0.1"),
     ("pvera", {"kl_weight": -1.0}, "adapter.kl_weight must be at least 0, found -1.0"),
     ("pvera", {"kl_weight": float("nan")}, "found nan"),
+    ("pvera", {"kl_warmup_epochs": -1}, "adapter.kl_warmup_epochs must be a whole number of at least 0, found -1"),
+    ("pvera", {"kl_warmup_epochs": 0.5}, "found 0.5"),
+    ("pvera", {"s_initial": -0.1}, "adapter.s_initial must be at least 0, found -0.1"),
     ("vera", {"init": "xavier"}, "adapter.init must be one of kaiming_uniform, normal, orthogonal, found 'xavier'"),
     ("vera", {"projection_seed": -1}, "adapter.projection_seed must be a whole number of at least 0, found -1"),
     ("pvera", {"posterior": "cauchy"}, "adapter.posterior must be one of gaussian, laplace, student_t, mixture, found 'cauchy'"),
@@ -84,7 +87,7 @@ def test_a_reduction_beyond_the_width(name):
 
 
 def test_the_grids_are_the_protocols():
-    grids = {name: [point for point, _ in method().points()] for name, method in METHODS.items()}
+    grids = {name: [point for point, _ in METHODS[name]().points()] for name in EIGHT}
     ranks, reductions, lrs = (
         [{"rank": r} for r in (32, 64, 128)],
         [{"reduction": r} for r in (4, 8, 16)],
@@ -94,9 +97,7 @@ def test_the_grids_are_the_protocols():
         "linear_probe": [{}], "ia3": [{}], "lora": ranks, "dora": ranks, "vera": lrs, "pvera": lrs,
         "adaptformer": reductions, "bottleneck": reductions,
     }  # fmt: skip
-    assert {name: method().lr for name, method in METHODS.items()} == dict.fromkeys(METHODS, 1e-4) | dict.fromkeys(
-        ("vera", "pvera", "linear_probe")
-    )
+    assert {name: METHODS[name]().lr for name in EIGHT} == dict.fromkeys(EIGHT, 1e-4) | dict.fromkeys(("vera", "pvera", "linear_probe"))
     assert {(METHODS[n]().rank, METHODS[n]().scale) for n in ("vera", "pvera")} == {(256, 16.0)}
     assert {METHODS[n]().alpha for n in ("lora", "dora")} == {16.0}
 

@@ -213,7 +213,7 @@ def worst(mine: torch.Tensor, other: torch.Tensor) -> float:
 def draws(model: nn.Module, n: int = 2000) -> torch.Tensor:
     """n draws of the logits of one image."""
     if isinstance(model, Classifier):
-        with sampling(model, True), torch.no_grad():
+        with sampling(model, "sample"), torch.no_grad():
             return model.eval()(batch(1)[0].expand(n, -1, -1, -1))
     return theirs(model, pixels(1).expand(n, -1, -1, -1))
 

@@ -9,7 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import adapters
-from adapters.base import Adapter
+from adapters.base import Adapter, LowRank
 from adapters.inject import Edit, edit_at, edits, sampling
 from pvera.models.classifier import Classifier, build, trainable
 
@@ -22,17 +22,8 @@ HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 RELEASED = OmegaConf.to_container(OmegaConf.load(Path(__file__).parents[2] / "configs" / "protocol" / "released.yaml"), resolve=False)
 RELEASED = {key: value for key, value in RELEASED.items() if key not in ("defaults", "name")} | {"kl_weight": 1e-6}
 
-#: A small point of each method's grid, for a width of 32.
-POINTS = {
-    "linear_probe": {},
-    "bottleneck": {"reduction": 4},
-    "adaptformer": {"reduction": 4},
-    "ia3": {},
-    "lora": {"rank": 4},
-    "dora": {"rank": 4},
-    "vera": {"rank": 8, "lr": 1e-3},
-    "pvera": {"rank": 8, "lr": 1e-3},
-}
+#: The methods of the paper; the tests of the contract take every other method too.
+EIGHT = ("adaptformer", "bottleneck", "dora", "ia3", "linear_probe", "lora", "pvera", "vera")
 
 
 def released(method: type[Adapter]) -> dict:
@@ -41,8 +32,11 @@ def released(method: type[Adapter]) -> dict:
 
 
 def adapter(name: str, **settings) -> Adapter:
-    """A method at its small point."""
-    return adapters.methods()[name](**POINTS[name] | settings)
+    """A method at the first point of its grid, with a rank of at most a quarter of the width."""
+    method = adapters.methods()[name]
+    [(point, first), *_] = method().points()
+    rank = {"rank": min(first.rank, WIDTH // 4)} if isinstance(first, LowRank) else {}
+    return method(**point | rank | settings)
 
 
 #: Every method as `corrected` has it (the default), and as `released` has it where that differs.
@@ -133,7 +127,7 @@ def latents(model, new, images) -> list[tuple[Tensor, Tensor]]:
     """Mean and log variance of every branch, block by block, from the inputs of qkv."""
     inputs: list[Tensor] = []
     hooks = [block.attn.qkv.register_forward_pre_hook(lambda module, args: inputs.append(args[0])) for block in model.backbone.blocks]
-    with sampling(model, False):
+    with sampling(model, "mean"):
         model.train()(images)
     for hook in hooks:
         hook.remove()

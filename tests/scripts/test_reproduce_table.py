@@ -105,7 +105,7 @@ def test_missing_cells_are_named_by_task(seeds, capsys):
         ("task=nope", "Could not find 'task/nope'"),
         ("sed=1", "sed is no setting"),
         ("source.resize=nearest", "source.resize must be one of"),
-        ("experiment=demo", "this is experiment=paper/all, found experiment=demo"),
+        ("experiment=demo", "this is experiment=paper, found experiment=demo"),
         ("task", "Error parsing override 'task'"),
     ],
 )

@@ -21,7 +21,7 @@ def keep(folder, adapter="pvera", seed=0, kl=1e-6, log=None, ood=None, task="dsp
     """A row with the settings that a run has, and what may stand beside it; `changes` are the adapter's, `others` the row's."""
     new = methods()[adapter](**changes) if adapter != "pvera" else methods()[adapter](kl_weight=kl, **changes)
     config = {
-        "adapter": new.settings(),
+        "adapter": digests.settings(new),
         "protocol": asdict(Protocol(kl_weight=kl)),
         "task": task,
         "seed": seed,

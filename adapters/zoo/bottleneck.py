@@ -3,16 +3,16 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapters.base import Adapter, Site
+from adapters.base import Adapter, Site, Tensor, searched
 from adapters.errors import AdapterError
 
 
 @dataclass
 class Bottleneck(Adapter):
-    """y + up(relu(down(y))) on the outputs of attention and MLP, before LayerScale."""
+    """y + up(relu(down(y))) on the outputs of attention and MLP, before LayerScale. The hidden width is d_in // reduction."""
 
     name: str = "bottleneck"
-    reduction: int | None = None
+    reduction: int | None = searched(None)
     zero_up: bool = True
     """Start as the identity; the released code does not."""
     grid: list[dict[str, Any]] = field(default_factory=lambda: [{"reduction": reduction} for reduction in (4, 8, 16)])
@@ -21,15 +21,15 @@ class Bottleneck(Adapter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.positive("reduction", whole=True)
+        self.check_positive("reduction", whole=True)
 
     def sites(self) -> tuple[str, ...]:
         return ("attn", "mlp")
 
-    def parts(self, site: Site, shared: Any) -> dict:
+    def init_params(self, site: Site, shared: Any) -> dict[str, Any]:
         from torch import nn
 
-        assert self.reduction is not None  # a grid point has it
+        assert self.reduction is not None  # every grid point sets it
         if self.reduction > site.d_in:
             raise AdapterError(f"adapter.reduction must be at most the backbone's width {site.d_in}, found {self.reduction}")
         hidden = site.d_in // self.reduction
@@ -39,5 +39,5 @@ class Bottleneck(Adapter):
             nn.init.zeros_(up.bias)
         return {"down": down, "up": up}
 
-    def edit(self, new: Any, x: Any, y: Any) -> Any:
-        return y + new.up(new.down(y).relu())
+    def edit(self, params: Any, x: Tensor, y: Tensor) -> Tensor:
+        return y + params.up(params.down(y).relu())

@@ -3,22 +3,22 @@
 from dataclasses import dataclass
 from typing import Any
 
-from adapters.base import Adapter, Site
+from adapters.base import Adapter, Site, Tensor
 
 
 @dataclass
 class IA3(Adapter):
-    """k, v (after their bias) and the output of the MLP's activation are multiplied by gains that start at 1."""
+    """Multiplies k, v (after their bias) and the output of the MLP's activation by gains that start at 1."""
 
     name: str = "ia3"
 
     def sites(self) -> tuple[str, ...]:
         return ("k", "v", "act")
 
-    def parts(self, site: Site, shared: Any) -> dict:
+    def init_params(self, site: Site, shared: Any) -> dict[str, Any]:
         import torch
 
         return {"gain": torch.nn.Parameter(torch.ones(site.d_out))}
 
-    def edit(self, new: Any, x: Any, y: Any) -> Any:
-        return y * new.gain
+    def edit(self, params: Any, x: Tensor, y: Tensor) -> Tensor:
+        return y * params.gain

@@ -1,0 +1,25 @@
+"""AdaptFormer (Chen et al. 2022, arXiv 2205.13535): a scaled bottleneck in parallel with the MLP."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from adapters.base import Site, Tensor
+from adapters.zoo.bottleneck import Bottleneck
+
+
+@dataclass
+class AdaptFormer(Bottleneck):
+    """MLP(LN x) + scale up(relu(down x)), with x before the norm and a learned scalar scale that starts at 1, inside LayerScale."""
+
+    name: str = "adaptformer"
+
+    def sites(self) -> tuple[str, ...]:
+        return ("norm2+mlp",)
+
+    def init_params(self, site: Site, shared: Any) -> dict[str, Any]:
+        import torch
+
+        return super().init_params(site, shared) | {"scale": torch.nn.Parameter(torch.ones(()))}
+
+    def edit(self, params: Any, x: Tensor, y: Tensor) -> Tensor:
+        return y + params.scale * params.up(params.down(x).relu())

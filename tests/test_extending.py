@@ -1,0 +1,72 @@
+"""The examples of docs/extending.md and of the README run as they stand."""
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def examples(page: str, section: str) -> list[str]:
+    """The Python blocks of one section of a page."""
+    [text] = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+ADAPTERS = {
+    "mine": examples("README.md", "A ninth adapter is one file")[0],
+    "ssf": examples("docs/extending.md", "An adapter")[0],
+    "cyclic": examples("docs/extending.md", "The KL term")[0],
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of adapters with the examples in it."""
+    for name, code in ADAPTERS.items():
+        (tmp_path / f"{name}.py").write_text(code)
+    return tmp_path
+
+
+def test_every_example_of_an_adapter_passes_the_tests_of_the_contract(folder):
+    suite = ROOT / "tests" / "adapters"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", suite, "-vv", "-p", "no:cacheprovider", "-k", " or ".join(ADAPTERS)],
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PVERA_ADAPTERS": str(folder), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    for name in ADAPTERS:
+        passed = set(re.findall(rf"::(test_\w+)\[.*\b{name}\b.*\] PASSED", done.stdout))
+        contract = set(re.findall(r"^@every_case\ndef (test_\w+)", (suite / "test_contract.py").read_text(), flags=re.MULTILINE))
+        assert passed > contract and len(contract) > 5, (name, passed)
+
+
+def test_the_cyclic_weight_rises_in_every_cycle(folder, monkeypatch):
+    new = runpy.run_path(str(folder / "cyclic.py"))["Cyclic"](kl_weight=2.0, cycle_epochs=4)
+    monkeypatch.setattr(type(new).__mro__[1], "kl", lambda self, model: 1.0)
+    assert [new.penalty(None, epoch) for epoch in range(1, 7)] == [0.0, 1.0, 2.0, 2.0, 0.0, 1.0]
+    assert new.penalty(None) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"lora.py": ADAPTERS["mine"]}, "two files define the adapter 'lora'"),
+        ({"other.py": ADAPTERS["mine"]}, "other.py must define one Adapter with name = 'other', found 0"),
+        (None, "which is not a folder"),
+    ],
+)
+def test_a_folder_that_will_not_do_is_one_line(tmp_path, files, message):
+    for name, code in (files or {}).items():
+        (tmp_path / name).write_text(code)
+    place = tmp_path if files else tmp_path / "absent"
+    done = subprocess.run(
+        [sys.executable, "-m", "pvera", "adapter=lora"], capture_output=True, text=True, cwd=ROOT,
+        env={**os.environ, "PVERA_ADAPTERS": str(place)},
+    )  # fmt: skip
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
