@@ -118,7 +118,7 @@ def train_and_test(left: list[tuple[Run, Path]]) -> Iterator[tuple[Run, Path, Ro
     backbone = frozen_backbone(run, device)
     # Before the data: a width or a block that does not fit shows here.
     trials = [Trial(one, path, backbone, start) for one, path in left]
-    splits = {name: run.source.load(run.task, name, run.image_size) for name in run.splits()}
+    splits = run.source.load_all(run.task, run.splits(), run.image_size)
     on = {name: device if name != "test" else torch.device("cpu") for name in splits}  # the test split is read once, in batches
     data = {name: loop.Data(split.images, split.labels, on[name]) for name, split in splits.items()}
     for one, path in left:
@@ -202,7 +202,7 @@ def _row(
         chosen=trial.points[trial.chosen], val_loss=chosen.best_loss, val_acc=chosen.best_accuracy, best_epoch=chosen.best_epoch,
         limited=bool(reasons), limited_reasons=list(dict.fromkeys(reasons)), first_loss=chosen.first_loss,
         seconds=seconds, peak_memory=resources.peak_memory(device), device=_described(trial, device),
-        data={"source": run.source.name} | images,
+        data={"source": run.source.name, "copies": run.source.copies(run.task)} | images,
         finished=datetime.now(UTC).isoformat(timespec="seconds"), **sizes, **figures, **provenance.provenance(),
         events=list(dict.fromkeys([*trial.events, *(event for one in trial.trained() for event in one.events)])),
     )  # fmt: skip
@@ -244,7 +244,7 @@ def rebuild(path: Path, root: str | None, device_name: str) -> tuple[Classifier,
     """The trained model of a checkpoint and the test split it was tested on. `root` says where the data is if not where it was."""
     run, model = restore(path, device_name)
     if root is not None:
-        if not hasattr(run.source, "root"):
+        if not run.source.has_root:
             raise UserError(f"--root is for data in a folder; source={run.source.name} has none")
         run.source.root = root
     run.source.check(run.task)

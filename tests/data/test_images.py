@@ -39,7 +39,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 
 def pixel(data: bytes, upright: bool = True) -> tuple:
-    image = decode(data, "x", upright)
+    image = decode(data, "x", upright=upright)
     assert image.mode == "RGB"
     return image.getpixel((0, 0))
 
@@ -72,18 +72,18 @@ def test_what_is_no_whole_image_is_refused_in_one_line():
     jpeg, png = encoded(picture(64, 64), "JPEG"), encoded(picture(64, 64))
     for data in (b"", b"not an image", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"):
         with pytest.raises(DataError, match="^a/b.jpg is not an image of a known format"):
-            decode(data, "a/b.jpg", True)
+            decode(data, "a/b.jpg", upright=True)
     for data in (jpeg[: len(jpeg) // 2], png[: len(png) // 2], png[:60] + b"\0" * 40 + png[100:]):
         with pytest.raises(DataError, match="^a/b.jpg is truncated or broken: [^\n]+$"):
-            decode(data, "a/b.jpg", True)
+            decode(data, "a/b.jpg", upright=True)
     with pytest.raises(DataError, match="32-bit"):
-        decode(encoded(Image.fromarray(np.ones((2, 3), np.float32)), "TIFF"), "a.tif", True)
+        decode(encoded(Image.fromarray(np.ones((2, 3), np.float32)), "TIFF"), "a.tif", upright=True)
 
 
 def test_a_decompression_bomb_is_refused_unread(monkeypatch):
     data = encoded(Image.new("1", (20_000, 20_000)))  # beyond PIL's own limit too; 50 kB
     with pytest.raises(DataError, match="^x has more than the 67108864 pixels"):
-        decode(data, "x", True)
+        decode(data, "x", upright=True)
     monkeypatch.setattr(decoding, "MAX_PIXELS", 99)
     with pytest.raises(DataError, match="^x has 10 x 10 pixels, at most 99 are read"):
-        decode(encoded(picture(10, 10)), "x", True)
+        decode(encoded(picture(10, 10)), "x", upright=True)

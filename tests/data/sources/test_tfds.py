@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from data.errors import DataError
-from data.offline import hash_order
+from data.sources.offline import hash_order
+from data.sources.tfds import Tfds
 from data.tasks import find
-from data.tfds import Tfds
 from tests.helpers.tfds import Kitti, objects
 
 TASK = find("kitti")
@@ -44,7 +44,7 @@ def test_splits_hold_the_official_examples_in_order(root):
     assert np.array_equal(loaded["train1000"].images, np.concatenate([train.images, loaded["val200"].images]))
     assert np.array_equal(loaded["train1000"].labels, np.concatenate([train.labels, loaded["val200"].labels]))
     assert all(split.limited is None for split in loaded.values())
-    assert len({split.membership for split in loaded.values()}) == 4
+    assert len({split.fingerprint for split in loaded.values()}) == 4
 
 
 def test_the_official_runners_1000(root):
@@ -58,7 +58,7 @@ def test_the_official_runners_1000(root):
 def test_reading_needs_no_tensorflow(root, monkeypatch, tmp_path):
     monkeypatch.setenv("PVERA_CACHE", str(tmp_path))
     code = (
-        "import sys; from data.tfds import Tfds; from data.tasks import find\n"
+        "import sys; from data.sources.tfds import Tfds; from data.tasks import find\n"
         f"Tfds(root={str(root)!r}).load(find('kitti'), 'val200', 6); print('tensorflow' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
@@ -87,12 +87,12 @@ def test_the_newest_version_in_the_range_is_taken(tmp_path):
         source.check(TASK)
     fake(tmp_path / "kitti", "3.2.0")
     fake(tmp_path / "kitti", "3.10.0")
-    assert source.prepared(TASK).name == "3.10.0"
+    assert source.location(TASK).name == "3.10.0"
     fake(tmp_path / "kitti", "3.11.0", "tfrecord")
     with pytest.raises(DataError, match="3.11.0 is stored as tfrecord, which only TensorFlow reads"):
         source.check(TASK)
     fake(tmp_path / "sun397" / "tfds", "4.0.0")
-    assert source.prepared(find("sun397")) == tmp_path / "sun397" / "tfds" / "4.0.0"
+    assert source.location(find("sun397")) == tmp_path / "sun397" / "tfds" / "4.0.0"
 
 
 def test_the_data_folder_is_tfds_own_unless_given(monkeypatch, tmp_path):
