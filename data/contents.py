@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
+from itertools import chain
 from os import fspath
 from pathlib import Path
 
@@ -26,7 +27,8 @@ from tqdm import tqdm
 from data import files
 from data.errors import DataError
 
-THREADS = 8  # hashing and reading leave Python's lock, and network file systems answer several requests at once
+THREADS = 8  # hashing and reading release Python's lock, and network file systems answer several requests at once
+CHUNK = 64  # files that a thread is given at a time
 #: A file changed so short a time ago could change again without another time of change: file systems count in steps of up to 2 s.
 SETTLED_NS = 2_000_000_000
 
@@ -59,7 +61,8 @@ def hashes(folder: Path, names: Sequence[str]) -> list[str]:
     if unknown:
         pool = ThreadPoolExecutor(THREADS)
         try:
-            found = pool.map(_hashed, [prefix + name for name in unknown])
+            chunks = [[prefix + name for name in unknown[start : start + CHUNK]] for start in range(0, len(unknown), CHUNK)]
+            found = chain.from_iterable(pool.map(lambda paths: [_hashed(path) for path in paths], chunks))
             shown = tqdm(found, f"hashing {folder.name}", len(unknown), unit="file", delay=1, leave=False, disable=None, dynamic_ncols=True)
             for name, (entry, is_settled) in zip(unknown, shown, strict=True):
                 entries[name] = entry

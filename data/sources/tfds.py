@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,10 +54,10 @@ class Tfds(Source):
         with _one_line(folder, expression):
             info = json.loads((folder / "dataset_info.json").read_text())
             lengths = {part["name"]: part["shardLengths"] for part in info["splits"] if part["name"] in stored}
-            records = sorted(path.name for part in stored for path in folder.glob(f"*-{part}.array_record*"))
-            if not records:
+            records = {part: sorted(path.name for path in folder.glob(f"*-{part}.array_record*")) for part in stored}
+            if not all(records.values()):
                 raise DataError("there are no record files")
-            hashes = contents.hashes(folder, [*records, "features.json"])
+            hashes = contents.hashes(folder, [*chain.from_iterable(records.values()), "features.json"])
         return digest(task.label, expression, lengths, hashes)
 
     def files(self, task: Task) -> list[Path]:

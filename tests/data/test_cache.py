@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from data import cache, contents, files, pixels
-from data.errors import DataError
+from data.errors import DataError, UnreadableImages
 from data.source import forget, provenance
 from data.sources.folder import Folder
 from data.sources.offline import Offline
@@ -386,7 +386,7 @@ def test_a_table_says_so_where_runs_of_one_task_saw_other_images(root, tmp_path,
     assert seen[0]["fingerprint"] == seen[1]["fingerprint"] and seen[0]["versions"] == seen[1]["versions"]
     assert table.main([str(tmp_path / "rows"), "--allow-limited", "--allow-dirty"]) == 0
     shown = capsys.readouterr().out
-    assert "data.pixels.test (" in shown and "data.pixels.val200 (" in shown and "membership" not in shown
+    assert "data.pixels.test (" in shown and "data.pixels.val200 (" in shown and "fingerprint" not in shown
     for data in seen.values():
         assert data["pixels"]["test"][:12] in shown
 
@@ -396,3 +396,29 @@ def test_versions_of_a_row_are_those_of_all_its_splits():
 
     made = [SimpleNamespace(fingerprint="f", pixels="p", versions={"pillow": version}) for version in ("12.0", "13.0", "12.0")]
     assert provenance(dict(zip("abc", made, strict=True)))["versions"] == {"pillow": "12.0, 13.0"}
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_all_broken_images_of_all_splits_are_in_one_report(root, monkeypatch, together):
+    if together:
+        monkeypatch.setattr(pixels, "WORTH_A_PROCESS", 20)
+        monkeypatch.setattr(pixels, "BLOCK_BYTES", 1)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    for split, numbers in {"val200": [1], "test": [3, 31, 32, 40, 41, 59]}.items():
+        for number in numbers:
+            (root / "cifar" / "images" / split / f"{number:06d}.png").write_bytes(b"no image")
+    with pytest.raises(UnreadableImages) as raised:
+        cut(root).load_all(TASK, ("train800", "val200", "test"), 5)
+    said = str(raised.value)
+    assert said.startswith("7 images cannot be used: ") and said.endswith("; and 2 more") and "\n" not in said
+    assert [name in said for name in ("val200/000001.png", "test/000003.png", "000031", "000032", "000040", "000041")] == [True] * 5 + [
+        False
+    ]
+    assert [path.name.split("-")[0] for path in entries(root)] == ["train800"]
+
+
+def test_positions_are_spread_evenly():
+    assert cache.spread(10, None) == cache.spread(10, 10) == cache.spread(10, 11) == list(range(10))
+    assert cache.spread(10, 4) == [0, 2, 5, 7] and cache.spread(10, 1) == [0]
+    classes = np.arange(10).repeat(100)[cache.spread(1000, 20)]
+    assert np.bincount(classes).tolist() == [2] * 10

@@ -87,3 +87,18 @@ def test_a_decompression_bomb_is_refused_unread(monkeypatch):
     monkeypatch.setattr(decoding, "MAX_PIXELS", 99)
     with pytest.raises(DataError, match="^x has 10 x 10 pixels, at most 99 are read"):
         decode(encoded(picture(10, 10)), "x", upright=True)
+
+
+@pytest.mark.parametrize(("largest", "deep", "shallow"), [(65535, 32768, 128), (65535, 65535, 255), (1023, 1023, 255), (4095, 0, 0)])
+def test_a_pgm_of_more_than_8_bits_is_scaled(largest, deep, shallow):
+    data = f"P5 2 1 {largest}\n".encode() + np.array([deep, deep], ">u2").tobytes()
+    assert pixel(data) == (shallow,) * 3
+
+
+@pytest.mark.parametrize("shape", [(200_000, 1), (1, 200_000)])
+def test_an_image_too_elongated_to_crop_is_refused_before_memory_is_taken(shape):
+    image = decode(encoded(Image.new("RGB", shape)), "a/b.png", upright=True)
+    with pytest.raises(DataError, match=f"^a/b.png has {shape[0]} x {shape[1]} pixels: too elongated for short_side_crop"):
+        short_side_crop(image, 224)
+    assert pil_bilinear(image, 8).shape == (8, 8, 3)
+    assert short_side_crop(Image.new("RGB", (1_000, 1)), 224).shape == (224, 224, 3)

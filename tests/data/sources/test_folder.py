@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data import files
 from data.errors import DataError
 from data.source import forget
 from data.sources.folder import Folder
+from data.sources.tfds import Tfds
 from data.tasks import find
 
 TASK = find("cifar100")
@@ -247,3 +249,35 @@ def test_a_long_list_is_checked_quickly(tmp_path):
     cut(tmp_path).check(TASK)
     assert len(cut(tmp_path).files(TASK)) == 20_002
     assert time.perf_counter() - started < 5
+
+
+def test_a_mark_before_the_text_of_a_list_is_no_part_of_its_first_path(root):
+    before = cut(root).fingerprint(TASK)
+    for path in (root / "cifar").glob("*.txt"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    forget()
+    cut(root).check(TASK)
+    assert cut(root).fingerprint(TASK) == before
+    (root / "cifar" / "test.txt").write_bytes((root / "cifar" / "test.txt").read_text("utf-8-sig").encode("utf-16"))
+    with pytest.raises(DataError, match="test.txt is not UTF-8 text"):
+        cut(root).check(TASK)
+
+
+@pytest.mark.parametrize("kind", [Folder, Tfds])
+def test_an_address_is_no_folder(kind, monkeypatch):
+    for source in (kind(root="gs://bucket/data"), kind(root="s3://bucket")):
+        with pytest.raises(DataError, match="://bucket.* is an address, not a folder of this machine: copy or mount it"):
+            source.check(find("dtd"))
+    monkeypatch.setenv("VTAB1K_ROOT", "gs://bucket")
+    monkeypatch.setenv("TFDS_DATA_DIR", "gs://bucket")
+    with pytest.raises(DataError, match="gs://bucket is an address"):
+        kind().check(find("dtd"))
+
+
+def test_the_home_folder_is_expanded(root, monkeypatch):
+    monkeypatch.setenv("HOME", str(root))
+    Folder(root="~", sizes="any").check(TASK)
+    monkeypatch.setenv("VTAB1K_ROOT", "~/")
+    Folder(sizes="any").check(TASK)
+    monkeypatch.setenv("PVERA_CACHE", "~/cache")
+    assert files.cache_dir() == root / "cache" and Tfds(root="~/x").data_dir() == root / "x"

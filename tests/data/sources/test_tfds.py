@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from data.errors import DataError
+from data.source import forget
 from data.sources.offline import hash_order
 from data.sources.tfds import Tfds
 from data.tasks import find
@@ -121,3 +122,25 @@ def test_damaged_data_is_one_line(root, tmp_path, name, damage):
         source.load(TASK, "test", 6)
     assert "\n" not in str(raised.value) and str(tmp_path) in str(raised.value)
     assert "data.prepare task=kitti" in str(raised.value) or "prepare it again" in str(raised.value)
+
+
+def test_the_fingerprint_is_of_the_records_that_the_splits_use(root, tmp_path):
+    before = Tfds(root=str(root)).fingerprint(TASK)
+    shutil.copytree(root / "kitti", tmp_path / "kitti")
+    folder = (tmp_path / "kitti" / "3.2.0").rename(tmp_path / "kitti" / "3.3.0")
+    source = Tfds(root=str(tmp_path))
+    assert source.fingerprint(TASK) == before  # in another place, under another version
+    for name, changes in {"train": ("train800", "train1000"), "validation": ("val200", "train1000"), "test": ("test",)}.items():
+        [file] = folder.glob(f"kitti-{name}.array_record*")
+        splits = ("train800", "val200", "train1000", "test")
+        earlier = {split: source.identify(TASK, split) for split in splits}
+        content, times = bytearray(file.read_bytes()), file.stat()
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        forget()
+        assert tuple(split for split in splits if source.identify(TASK, split) != earlier[split]) == changes
+        file.unlink()
+        with pytest.raises(DataError, match="there are no record files; take that folder away and prepare it again"):
+            source.identify(TASK, changes[-1])
+        file.write_bytes(content)
