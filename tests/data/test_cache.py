@@ -411,9 +411,7 @@ def test_all_broken_images_of_all_splits_are_in_one_report(root, monkeypatch, to
         cut(root).load_all(TASK, ("train800", "val200", "test"), 5)
     said = str(raised.value)
     assert said.startswith("7 images cannot be used: ") and said.endswith("; and 2 more") and "\n" not in said
-    assert [name in said for name in ("val200/000001.png", "test/000003.png", "000031", "000032", "000040", "000041")] == [True] * 5 + [
-        False
-    ]
+    assert all(name in said for name in ("val200/000001.png", "test/000003.png", "000031", "000032", "000040")) and "000041" not in said
     assert [path.name.split("-")[0] for path in entries(root)] == ["train800"]
 
 
