@@ -1,4 +1,4 @@
-"""Lets TFDS download a data set and write it as array_record. The only part of the project that needs TensorFlow."""
+"""Has TFDS download a data set and write it as array_record. The only part of the project that needs TensorFlow."""
 
 from __future__ import annotations
 
@@ -8,42 +8,37 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from data.cache import locked
 from data.errors import DataError
+from data.files import locked
 from data.tasks import Task
-from data.tfds import Tfds
 
 
-def download(task: Task, source: Tfds, manual_dir: Path | None) -> None:
-    """Downloads and prepares the task's builder, unless that is done.
+def download(task: Task, data_dir: Path, manual_dir: Path | None, is_prepared: Callable[[], bool]) -> None:
+    """Downloads the task's builder and prepares it in TFDS's data folder. `manual_dir` is TFDS's own if it is None.
 
-    A download that was finished is not repeated; what a killed run left behind is cleared away. Raises DataError if it cannot be done.
+    Finished downloads are kept, and what a killed run left behind is cleared away. Raises DataError if it cannot be done.
     """
-    if not source.offers(task):
-        source.check(task)
-    if source.is_prepared(task):
-        return
-    folder, manual_dir = source.data_dir() / task.builder, manual_dir or source.data_dir() / "downloads" / "manual"
+    folder, manual_dir = data_dir / task.builder, manual_dir or data_dir / "downloads" / "manual"
     _require(task, manual_dir)
     try:
-        with locked(source.data_dir() / f".{task.builder.replace('/', '-')}.lock", task.builder):
-            if not source.is_prepared(task):  # another process may have done it meanwhile
-                downloads = source.data_dir() / "downloads" / task.builder.split("/")[0]
+        with locked(data_dir / f".{task.builder.replace('/', '-')}.lock", task.builder):
+            if not is_prepared():  # another process may have done it meanwhile
+                downloads = data_dir / "downloads" / task.builder.split("/")[0]
                 for left in (*folder.glob("*incomplete*"), *downloads.glob("*.tmp.*")):
                     shutil.rmtree(left, ignore_errors=True)
-                _download(task, source, manual_dir)
+                _download(task, data_dir, manual_dir)
     except OSError as error:
         raise DataError(f"cannot write {folder}: {error.strerror or error}; free some room or give another root=DIR") from error
 
 
 def _require(task: Task, manual_dir: Path) -> None:
-    """Raises DataError if what the user has to provide is not there."""
+    """Raises DataError if a file that the user has to provide is missing, or TensorFlow."""
     if missing := [name for name in task.manual_files.split() if not (manual_dir / name).exists()]:
         raise DataError(
             f"{task.name} must be downloaded by hand: put {task.manual} into {manual_dir}; "
@@ -53,12 +48,12 @@ def _require(task: Task, manual_dir: Path) -> None:
         raise DataError("writing TFDS data needs TensorFlow: pip install -e '.[prepare]' (training does without)")
 
 
-def _download(task: Task, source: Tfds, manual_dir: Path) -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # or it tells of GPUs and instruction sets
+def _download(task: Task, data_dir: Path, manual_dir: Path) -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # or it reports GPUs and instruction sets
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download import downloader
 
-    builder = tfds.builder(task.builder, data_dir=source.data_dir(), file_format="array_record")
+    builder = tfds.builder(task.builder, data_dir=data_dir, file_format="array_record")
     if not any(fnmatchcase(str(builder.version), pattern) for pattern in task.versions.split()):
         raise DataError(
             f"tensorflow-datasets {tfds.__version__} prepares {task.builder} in version {builder.version}, "
@@ -67,12 +62,12 @@ def _download(task: Task, source: Tfds, manual_dir: Path) -> None:
     if task.label == "stored" and (classes := builder.info.features["label"].num_classes) != task.classes:
         raise DataError(f"{builder.info.full_name} has {classes} classes, {task.name} has {task.classes}: not prepared")
     print(f"{task.builder}: about {task.disk_gb:g} GB when prepared; licence, by its own page: {task.licence}", file=sys.stderr)
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it would tell of every retry
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it would report every retry
     lost = _unknown_hosts(builder.url_infos)
     downloader.MAX_RETRIES = 0 if lost else 10  # or it would wait for minutes, in vain
     try:
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False))
-    except Exception as error:  # whatever requests, the archives and the builders raise
+    except Exception as error:  # the requests, the archives and the builders raise errors of many kinds
         if lost:
             raise DataError(f"{builder.info.full_name} must be downloaded, but {', '.join(lost)} cannot be found: no network?") from error
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -80,7 +75,7 @@ def _download(task: Task, source: Tfds, manual_dir: Path) -> None:
 
 
 def _unknown_hosts(urls: Iterable[str]) -> list[str]:
-    """The hosts among these that have no address here; none where a proxy is set, which looks them up itself."""
+    """The hosts of these addresses that cannot be looked up; none where a proxy is set, which looks them up itself."""
     lost = []
     for host in sorted({urlsplit(url).hostname or "" for url in urls}) if not getproxies() else []:
         try:

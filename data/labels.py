@@ -1,10 +1,15 @@
-"""From what a data set stores to the label of the VTAB-1k task (google-research/task_adaptation, data/*.py).
+"""The rules from stored fields to the labels of the VTAB-1k tasks (google-research/task_adaptation, data/*.py).
 
 The dSprites rules take numbers or integer arrays alike.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Number = TypeVar("Number", int, "np.ndarray")
 
 _CLEVR_DEPTHS = (0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0)
 _KITTI_METRES = (-100.0, 8.0, 20.0, 999.0)
@@ -29,18 +34,18 @@ def kitti(types: Sequence[int], forward: Sequence[float]) -> int:
     return _interval(min(vehicles, default=1000.0), _KITTI_METRES)
 
 
-def dsprites_loc(x):
+def dsprites_loc(x: Number) -> Number:
     """Horizontal position 0 .. 31 -> 0 .. 15."""
     return x // 2
 
 
-def dsprites_ori(orientation):
+def dsprites_ori(orientation: Number) -> Number:
     """Orientation 0 .. 39 -> floor(orientation / 2.5), 0 .. 15."""
     return 2 * orientation // 5
 
 
 def _interval(value: float, thresholds: Sequence[float]) -> int:
-    """Index of the largest threshold strictly below the value; -1 (which no task accepts) if there is none."""
+    """Index of the largest threshold strictly below the value; -1, which no task accepts, if there is none."""
     return max((index for index, threshold in enumerate(thresholds) if threshold < value), default=-1)
 
 
@@ -54,4 +59,4 @@ FROM_TFDS: dict[str, Callable[[Mapping[str, Any]], int]] = {
     "smallnorb_azi": lambda example: example["label_azimuth"],  # TFDS has halved 0, 2, .. 34 to 0 .. 17 already
     "smallnorb_ele": lambda example: example["label_elevation"],
 }
-"""A task's label rule, applied to an example as TFDS stores it."""
+"""The label rule of each task, applied to an example as TFDS stores it."""

@@ -1,4 +1,4 @@
-"""From examples to a file of resized pixels: streamed in blocks, by several processes, so that memory stays small whatever the task."""
+"""Writes resized images into a file, in blocks and by several processes, so that memory stays small for any task."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -18,11 +18,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data.errors import DataError
+from data.errors import DataError, UnreadableImages
 from data.resize import RULES
 
 MOST_PROCESSES = 8  # each holds a block of images and the libraries that read them: together they stay under 2 GB
-WORTH_A_PROCESS = 2000  # images; starting one takes about as long as decoding so many
+WORTH_A_PROCESS = 2000  # images: decoding them takes about as long as starting a process
 BLOCK_BYTES = 1 << 24
 
 
@@ -32,8 +32,10 @@ class Job:
 
     path: Path
     offset: int
-    read: Callable[[Sequence[int]], Iterable[Image.Image]]
-    """See data.source.Examples."""
+    read: Callable[[int], Image.Image]
+    """See data.examples.Examples."""
+    positions: Sequence[int]
+    """(n) positions in the split, ascending."""
     size: int
     rule: str
 
@@ -42,43 +44,51 @@ class Job:
         """Bytes of one image."""
         return 3 * self.size * self.size
 
-    def fill(self, positions: range) -> range:
-        """Decodes, resizes and writes the images at these positions; returns the positions."""
-        block = np.empty((len(positions), self.size, self.size, 3), np.uint8)
-        for slot, image in zip(block, self.read(positions), strict=True):
-            slot[...] = RULES[self.rule](image, self.size)
+    def fill(self, slots: range) -> tuple[range, list[str]]:
+        """Writes the images of these slots of the file; returns the slots, and the reason for each image that cannot be used."""
+        block, reasons = np.zeros((len(slots), self.size, self.size, 3), np.uint8), []
+        for pixels, slot in zip(block, slots, strict=True):
+            try:
+                pixels[...] = RULES[self.rule](self.read(self.positions[slot]), self.size)
+            except DataError as error:
+                reasons.append(str(error))
         with self.path.open("r+b") as file:
-            file.seek(self.offset + positions.start * self.stride)
+            file.seek(self.offset + slots.start * self.stride)
             file.write(block.data)
-        return positions
+        return slots, reasons
 
 
-def write(path: Path, read: Callable[[Sequence[int]], Iterable[Image.Image]], n: int, size: int, rule: str, title: str) -> str:
-    """Writes the first n images into a new .npy file, (n, size, size, 3) uint8, safely on disk, and returns its sha256 (hex).
+def write(path: Path, read: Callable[[int], Image.Image], positions: Sequence[int], size: int, rule: str, title: str) -> str:
+    """Writes the images at the positions into a new .npy file, (n, size, size, 3) uint8, safely on disk; returns its sha256 (hex).
 
-    Shows progress under the title where stderr is a terminal. Raises OSError if the file cannot be written (room for all of it is taken
-    at the start), DataError if an image will not do or a process dies.
+    Shows progress under the title on a terminal. Raises OSError if the file cannot be written (its room is taken at the start),
+    UnreadableImages, once all were tried, if some cannot be used, and DataError if a process dies.
     """
+    n = len(positions)
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"shape": (n, size, size, 3), "fortran_order": False, "descr": "|u1"})
-        job = Job(path, file.tell(), read, size, rule)
+        job = Job(path, file.tell(), read, positions, size, rule)
         file.flush()
         _take_room(file.fileno(), job.offset + n * job.stride)
     step = max(1, min(BLOCK_BYTES // job.stride, 256))
     blocks = [range(start, min(start + step, n)) for start in range(0, n, step)]
-    checksum = hashlib.sha256()
+    checksum, unusable = hashlib.sha256(), []
+    bar = tqdm(total=n, desc=title, unit="img", leave=False, disable=None, dynamic_ncols=True)
     # Unbuffered: a buffer would read ahead of the writers.
-    with path.open("r+b", buffering=0) as file, _bar(n, title) as bar, _mapper(job, n) as do:
+    with path.open("r+b", buffering=0) as file, bar, _mapper(job, n) as fill_all:
         checksum.update(file.read(job.offset))
-        for done in do(blocks):  # in order, so that the checksum follows close behind the writers
-            checksum.update(file.read(len(done) * job.stride))
-            bar.update(len(done))
+        for slots, reasons in fill_all(blocks):  # in order, so that the checksum follows close behind the writers
+            checksum.update(file.read(len(slots) * job.stride))
+            unusable += reasons
+            bar.update(len(slots))
         os.fsync(file.fileno())
+    if unusable:
+        raise UnreadableImages(unusable)
     return checksum.hexdigest()
 
 
 def _take_room(file: int, size: int) -> None:
-    """A full disk shows now, not hours later, on the systems and file systems where one can ask."""
+    """Raises OSError now, not hours later, if the disk is too full, on the file systems that can tell."""
     try:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file, 0, size)
@@ -88,22 +98,22 @@ def _take_room(file: int, size: int) -> None:
 
 
 @contextmanager
-def _mapper(job: Job, n: int):
-    """A function from blocks to the same blocks once they are written: in this process for few images, else in several."""
+def _mapper(job: Job, n: int) -> Iterator[Callable[[list[range]], Iterable[tuple[range, list[str]]]]]:
+    """A function that fills blocks of slots, in their order: in this process for few images, else in several."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = min(cpus, MOST_PROCESSES, n // WORTH_A_PROCESS)
-    # A launcher's worker shares the cores with its like; a daemon may not have children, and one of joblib's may not spawn them.
+    # A launcher's worker shares the cores with its siblings; a daemon may not have children, and joblib's workers may not spawn any.
     if processes < 2 or multiprocessing.current_process().name != "MainProcess":
         yield lambda blocks: map(job.fill, blocks)
         return
-    # Started afresh: forked ones inherit the threads' locks of torch and array_record, but not the threads.
+    # Started afresh: forked processes inherit the locks of torch's and array_record's threads, but not the threads.
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_start, initargs=(job,)) as pool:
         try:
             yield lambda blocks: pool.map(_fill, blocks)
         except BrokenProcessPool as error:
             raise DataError(f"a process that prepares images was killed, perhaps for want of memory ({error}): run again") from error
         except BaseException:
-            pool.shutdown(cancel_futures=True)  # or it would first do all that it was given
+            pool.shutdown(cancel_futures=True)  # or all blocks would still be filled
             raise
 
 
@@ -116,9 +126,5 @@ def _start(job: Job) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then stops the pool
 
 
-def _fill(positions: range) -> range:
-    return _job.fill(positions)
-
-
-def _bar(n: int, title: str):
-    return tqdm(total=n, desc=title, unit="img", leave=False, disable=None, dynamic_ncols=True)
+def _fill(slots: range) -> tuple[range, list[str]]:
+    return _job.fill(slots)

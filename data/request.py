@@ -1,16 +1,19 @@
-"""The words of a command line, `task=dtd,svhn source=tfds root=DIR`, checked against a dataclass. Imports nothing heavy."""
+"""Commands of words such as `task=dtd,svhn source=tfds root=DIR`, checked against a dataclass. Imports nothing heavy."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from data.errors import DataError
-from data.source import Source, kinds
+from data.source import Source
+from data.sources import kind
 from data.tasks import EXTRA, TASKS, Task, find
 
 if TYPE_CHECKING:
@@ -21,14 +24,14 @@ R = TypeVar("R", bound="DataclassInstance")
 
 @dataclass
 class Request:
-    """Which tasks from where, in which form."""
+    """Tasks, where they come from, and how they are prepared."""
 
     task: str = "all"
     """all, or names separated by commas."""
     source: str = "tfds"
-    """tfds, folder or offline."""
+    """A module of data/sources: tfds, folder, offline."""
     root: str | None = None
-    """Where the source's data is, or will be, if not where it usually is (tfds, folder)."""
+    """The folder of the source's data, if not the usual one."""
     image_size: int = 224
     """Pixels of the prepared images."""
     resize: str = "pil_bilinear"
@@ -47,25 +50,36 @@ class Request:
         return [find(name) for name in self.task.split(",")]
 
     def make(self, name: str) -> Source:
-        """The source of this name. Raises DataError if there is none."""
-        if name not in kinds():
-            raise DataError(f"source must be one of {', '.join(sorted(kinds()))}, found {name!r}")
-        if self.root is not None and name == "offline":
-            raise DataError("source=offline keeps its data in the cache folder (PVERA_CACHE): leave root out")
-        options: dict[str, Any] = {} if self.root is None else {"root": self.root}
-        return kinds()[name](name, self.resize, sizes=self.sizes, **options)
+        """The source of this name. Raises DataError if there is none, or if it cannot be as asked."""
+        return kind(name)(name, self.resize, sizes=self.sizes, root=self.root)
 
 
-def parse(kind: type[R], words: list[str]) -> R:
+def parse(schema: type[R], words: list[str]) -> R:
     """The request of this kind in words `key=value`. Raises DataError for any other word, key or type."""
-    keys = ", ".join(f"{field.name}=" for field in fields(kind))
+    keys = ", ".join(f"{field.name}=" for field in fields(schema))
     if wrong := [word for word in words if "=" not in word]:
         raise DataError(f"{wrong[0]!r} is not of the form key=value; there are {keys}")
-    if unknown := {word.split("=")[0] for word in words} - {field.name for field in fields(kind)}:
+    if unknown := {word.split("=")[0] for word in words} - {field.name for field in fields(schema)}:
         raise DataError(f"{min(unknown)} is no key; there are {keys}")
     try:
-        return cast(R, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.from_dotlist(words))))
+        return cast(R, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.from_dotlist(words))))
     except OmegaConfBaseException as error:
         raise DataError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # what YAML makes of a value
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # YAML's own limits on values
         raise DataError(f"not a readable value in {' '.join(words)[:200]!r}: {' '.join(str(error).split())[:200]}") from error
+
+
+def run(name: str, text: str, schema: type[R], body: Callable[[R], int], words: list[str] | None) -> int:
+    """Runs the body of a command with its request; returns the exit code.
+
+    --help prints the text (0). A mistake is printed as one line that starts with the command's name (2).
+    """
+    words = sys.argv[1:] if words is None else words
+    if {"-h", "--help"} & set(words):
+        print(text)
+        return 0
+    try:
+        return body(parse(schema, words))
+    except DataError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2

@@ -1,8 +1,10 @@
-"""Resizing rules and normalisations: what stands between a decoded image and the backbone's input. Imports nothing heavy."""
+"""Rules of resizing, and normalisations: the way from a decoded image to the backbone's input. Imports nothing heavy."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from data.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,7 +15,9 @@ NORMALISATIONS = {
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
-"""Mean and standard deviation of the channels (red, green, blue) of images in [0, 1]; `backbone` takes the backbone's own."""
+"""Mean and standard deviation of the channels (red, green, blue) of images in [0, 1]."""
+
+MAX_RESIZED = 1 << 26  # pixels of an image on its way to a crop
 
 
 def pil_bilinear(image: Image.Image, size: int) -> np.ndarray:
@@ -44,11 +48,19 @@ def tf_bilinear(image: Image.Image, size: int) -> np.ndarray:
 
 
 def short_side_crop(image: Image.Image, size: int) -> np.ndarray:
-    """Bilinear and antialiased, the short side to size, then the centred square: torchvision's Resize(size) and CenterCrop(size)."""
+    """Bilinear and antialiased, the short side to size, then the centred square: torchvision's Resize(size) and CenterCrop(size).
+
+    Raises DataError for an image so elongated that it would have more than MAX_RESIZED pixels before it is cropped.
+    """
     import numpy as np
     from PIL import Image
 
     width, height = (int(size * length / min(image.size)) for length in image.size)
+    if width * height > MAX_RESIZED:
+        name = image.info.get("name", "an image")
+        raise DataError(
+            f"{name} has {image.width} x {image.height} pixels: too elongated for short_side_crop, which would make it {width} x {height}"
+        )
     left, top = round((width - size) / 2), round((height - size) / 2)
     image = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(image.crop((left, top, left + size, top + size)))

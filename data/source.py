@@ -1,35 +1,36 @@
-"""What a source of images offers, and what all sources share. Importing it imports neither numpy nor torch."""
+"""The contract of a source of images. Importing it imports neither numpy nor torch.
+
+A source is one module of data/sources/ that defines one subclass of Source. It must implement `examples` and `identify`; the rest has
+defaults. docs/extending.md has a complete example.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
-from hydra.core.config_store import ConfigStore
-
-from data.errors import DataError
+from data.errors import DataError, UnreadableImages
+from data.examples import Examples
+from data.files import digest, local
 from data.resize import NORMALISATIONS, RULES
 from data.tasks import SPLITS, Task
 
 if TYPE_CHECKING:
     import numpy as np
-    from PIL import Image
+
+    from data.cache import Key, Making
+
+_fingerprints: dict[str, str] = {}
+_warned: set[str] = set()
 
 
-@dataclass
-class Examples:
-    """The examples of one split, in order, not yet decoded."""
-
-    names: Sequence[str]
-    """(N) What the source calls each; unique within the task."""
-    labels: np.ndarray
-    """(N,) int64."""
-    read: Callable[[Sequence[int]], Iterable[Image.Image]]
-    """The images (mode RGB, native size) at the given ascending positions, in that order. Can be pickled, for other processes."""
+def forget() -> None:
+    """Drops the fingerprints that this process remembers: it then sees images that changed since, as a new process would."""
+    _fingerprints.clear()
+    _warned.clear()
 
 
 @dataclass
@@ -40,109 +41,162 @@ class Split:
     """(N, S, S, 3) uint8, memory-mapped, read-only."""
     labels: np.ndarray
     """(N,) int64, each in 0 .. classes - 1."""
-    membership: str
-    """sha256 (hex) of which examples these are, in which order, with which labels."""
+    fingerprint: str
+    """sha256 (hex) of content, labels and order of the original images; see data.contents."""
     limited: str | None
     """Why this is not the whole official split; None if it is."""
-    checksum: str
+    pixels: str
     """sha256 (hex) of the resized images, as the bytes of a .npy file."""
     versions: dict[str, str]
     """Of the data, and of the libraries that decoded and resized them."""
 
 
 def provenance(splits: Mapping[str, Split]) -> dict[str, dict[str, str]]:
-    """Which images a run saw, for its row: versions (of all splits together), and the checksums of each split."""
+    """The images of a run, for its row: versions (of all splits together), and fingerprint and pixels of each split."""
     versions: dict[str, set[str]] = {}
     for split in splits.values():
         for name, version in split.versions.items():
             versions.setdefault(name, set()).add(version)
     return {
-        "versions": {name: ", ".join(sorted(found)) for name, found in versions.items()},
-        "membership": {name: split.membership for name, split in splits.items()},
-        "checksum": {name: split.checksum for name, split in splits.items()},
+        "versions": {name: ", ".join(sorted(several)) for name, several in versions.items()},
+        "fingerprint": {name: split.fingerprint for name, split in splits.items()},
+        "pixels": {name: split.pixels for name, split in splits.items()},
     }
 
 
 @dataclass
 class Source:
-    """Where the images of a task come from and how they become arrays. One subclass for each kind of place."""
+    """Where the images of a task come from and how they become arrays."""
+
+    has_root: ClassVar[bool] = True
+    """Whether the data are in a folder that the user can name."""
 
     name: str
+    """That of the module."""
     resize: str = "pil_bilinear"
     """pil_bilinear (the released code), tf_bilinear (the official VTAB) or short_side_crop."""
     normalisation: str = "imagenet"
     """imagenet, half, none, or backbone (the backbone's own); applied on the device."""
     sizes: str = "exact"
-    """exact: every split has its official size; any: a cut serves too, and marks the run limited."""
+    """exact: every split has its official size; any: accepts a cut, and marks the run limited."""
     test_limit: int | None = None
-    """Use the first so many images of the test split only; marks the run limited."""
+    """Use only so many images of the test split, evenly spread over it; marks the run limited."""
+    root: str | None = field(default=None, metadata={"digest": False})
+    """The folder of the data; null: the usual one."""
 
     def __post_init__(self) -> None:
-        self._choose("resize", tuple(RULES))
+        self._choose("resize", RULES)
         self._choose("normalisation", (*NORMALISATIONS, "backbone"))
         self._choose("sizes", ("exact", "any"))
         if self.test_limit is not None and self.test_limit < 1:
             raise DataError(f"source.test_limit must be at least 1, found {self.test_limit}")
+        if self.root is not None and not self.has_root:
+            raise DataError(f"source={self.name} has no root: leave it out")
 
-    def _choose(self, field: str, choices: tuple[str, ...]) -> None:
+    def _choose(self, field: str, choices: Iterable[str]) -> None:
         if getattr(self, field) not in choices:
             raise DataError(f"source.{field} must be one of {', '.join(choices)}, found {getattr(self, field)!r}")
+
+    # To implement
+
+    def examples(self, task: Task, split: str) -> Examples:
+        """The examples of train800, val200, train1000 or test, still undecoded. Raises DataError if they cannot be had."""
+        raise NotImplementedError
+
+    def identify(self, task: Task, split: str) -> str:
+        """The fingerprint of a split, computed now from the bytes of its images (data.contents hashes files and remembers them).
+
+        Raises DataError if the data are not there. Downloads and decodes nothing.
+        """
+        raise NotImplementedError
+
+    # To override where the default does not fit
 
     def offers(self, task: Task) -> bool:
         """Whether this source could hold this task at all."""
         return True
 
     def check(self, task: Task) -> None:
-        """Raises DataError, saying what is missing and how to get it, if this source cannot give this task. Decodes nothing."""
-        raise NotImplementedError
-
-    def pending(self, task: Task) -> str:
-        """What the first load will fetch, if anything."""
-        return ""
-
-    def fingerprint(self, task: Task) -> str:
-        """sha256 (hex) of what defines the examples and labels of this task here. Downloads and decodes nothing."""
-        return digest(*(self.identity(task, split) for split in SPLITS))
-
-    def identity(self, task: Task, split: str) -> str:
-        """The same of one split."""
-        raise NotImplementedError
-
-    def examples(self, task: Task, split: str) -> Examples:
-        """The examples of train800, val200, train1000 or test, images still undecoded. Raises DataError if they cannot be had."""
-        raise NotImplementedError
-
-    def sizes_of(self, task: Task, split: str) -> tuple[int, ...]:
-        """The sizes that this split officially has here."""
-        return ({"train800": 800, "val200": 200, "train1000": 1000, "test": task.n_test}[split],)
-
-    def originals(self, task: Task, split: str) -> list[Path]:
-        """The files whose change makes prepared images of this split outdated. None where a checksum pins them."""
-        raise NotImplementedError
+        """Raises DataError, with what is missing and how to get it, if this source cannot give this task. Decodes nothing."""
+        for split in SPLITS:
+            self.size(task, split, self.count(task, split))
 
     def count(self, task: Task, split: str) -> int:
-        """How many examples this split has here. Downloads and decodes nothing. Raises DataError if they cannot be had."""
-        raise NotImplementedError
+        """The number of examples in this split. Downloads and decodes nothing. Raises DataError if they cannot be had."""
+        return len(self.examples(task, split).labels)
+
+    def location(self, task: Task) -> Path | None:
+        """The folder of this task's data; None if they have none. Raises DataError if it is missing."""
+        return local(self.root) if self.root else None
+
+    def files(self, task: Task) -> list[Path]:
+        """The files that hold the examples, for their size on the disk."""
+        return []
+
+    def pending(self, task: Task) -> str:
+        """What the first load will fetch; empty if nothing."""
+        return ""
+
+    def sizes_of(self, task: Task, split: str) -> tuple[int, ...]:
+        """The official sizes of this split."""
+        return ({"train800": 800, "val200": 200, "train1000": 1000, "test": task.n_test}[split],)
 
     def versions(self, task: Task) -> dict[str, str]:
-        """What the data's makers call this state of it, where they call it anything."""
-        raise NotImplementedError
+        """The versions that the data's makers give, if any."""
+        return {}
 
-    def load(self, task: Task, split: str, image_size: int) -> Split:
-        """The split, decoded and resized to image_size x image_size, from the prepared cache, which it is put into if need be.
+    def copies(self, task: Task) -> dict[str, int]:
+        """How many images of val200 and of test are byte copies of images that are trained on; empty if that cannot be counted."""
+        return {}
 
-        Raises DataError if the examples cannot be had, are not as many as they should be, or have a label or an image that will not do.
+    def download(self, task: Task, manual_dir: Path | None) -> None:
+        """Downloads the task's data where this source can; `manual_dir` has downloads made by hand. Raises DataError if that fails."""
+
+    # For callers
+
+    def fingerprint(self, task: Task) -> str:
+        """sha256 (hex) of content, labels and order of all splits, as this process first saw them."""
+        return digest(*(self._fingerprint(task, split) for split in SPLITS))
+
+    def _fingerprint(self, task: Task, split: str) -> str:
+        key = repr((self, task, split, self.location(task)))
+        if key not in _fingerprints:
+            _fingerprints[key] = self.identify(task, split)
+        return _fingerprints[key]
+
+    def load(self, task: Task, split: str, image_size: int, *, rehash: bool = False) -> Split:
+        """The split, decoded and resized to image_size x image_size, from the cache of prepared images; prepared first if need be.
+
+        `rehash` reads all prepared bytes again. Raises DataError if the examples cannot be had or changed since this process first saw
+        them, if their number is not the official one, or if a label or an image cannot be used.
         """
         from data import cache
 
-        if split not in SPLITS:
-            raise DataError(f"no split {split!r}; choose from {', '.join(SPLITS)}")
-        if image_size < 1:
-            raise DataError(f"image_size must be at least 1 pixel, found {image_size}")
-        prepared = cache.load(self, task, split, image_size)
+        key = self._key(task, split, image_size)
+        if self.identify(task, split) != key.fingerprint:
+            raise DataError(f"images or labels of {task.name}'s {split} changed since this command started: start it again")
+        prepared = cache.load(key, self._making(task, split), rehash=rehash)
         about = prepared.about
-        _, limited = self.size(task, split, about.found)
-        return Split(prepared.images, prepared.labels, about.membership, limited, about.images_sha256, about.versions)
+        number, limited = self.size(task, split, about.found)
+        fingerprint = key.fingerprint if number == about.found else digest(key.fingerprint, number)
+        return Split(prepared.images, prepared.labels, fingerprint, limited, about.images_sha256, about.versions)
+
+    def load_all(self, task: Task, splits: Iterable[str], image_size: int, *, rehash: bool = False) -> dict[str, Split]:
+        """Several splits by name. Raises one UnreadableImages for all images that cannot be used."""
+        loaded: dict[str, Split] = {}
+        reasons: list[str] = []
+        for split in splits:
+            try:
+                loaded[split] = self.load(task, split, image_size, rehash=rehash)
+            except UnreadableImages as error:
+                reasons += error.reasons
+        if reasons:
+            raise UnreadableImages(reasons)
+        return loaded
+
+    def place(self, task: Task, split: str, image_size: int) -> Path:
+        """The folder of the prepared split, whether it is there or not. Raises DataError if the data are not there."""
+        return self._key(task, split, image_size).place()
 
     def size(self, task: Task, split: str, found: int) -> tuple[int, str | None]:
         """How many of the examples found are used, and why these are not the official split (None if they are)."""
@@ -154,32 +208,35 @@ class Source:
             )
         reasons = [] if found in official else [f"{split} has {found} images instead of {official[0]}"]
         if split == "test" and self.test_limit is not None and self.test_limit < found:
-            return self.test_limit, "; ".join([*reasons, f"the first {self.test_limit} of {found} test images"])
+            return self.test_limit, "; ".join([*reasons, f"{self.test_limit} of {found} test images, evenly spread"])
         return found, "; ".join(reasons) or None
 
+    def _key(self, task: Task, split: str, image_size: int) -> Key:
+        from data.cache import Key
 
-def digest(*parts: Any) -> str:
-    """sha256 (hex) of values that JSON can hold."""
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        if split not in SPLITS:
+            raise DataError(f"no split {split!r}; choose from {', '.join(SPLITS)}")
+        if image_size < 1:
+            raise DataError(f"image_size must be at least 1 pixel, found {image_size}")
+        limit = self.test_limit if split == "test" else None
+        return Key(self.name, task.name, task.classes, split, image_size, self.resize, limit, self._fingerprint(task, split))
+
+    def _making(self, task: Task, split: str) -> Making:
+        from data.cache import Making
+
+        return Making(lambda: self._checked_examples(task, split), lambda: self.identify(task, split), lambda: self.versions(task))
+
+    def _checked_examples(self, task: Task, split: str) -> Examples:
+        examples = self.examples(task, split)
+        labels = examples.labels
+        self.size(task, split, len(labels))
+        if labels.min() < 0 or labels.max() >= task.classes:
+            raise DataError(f"{task.name}'s labels are 0 .. {task.classes - 1}, {split} has {labels.min()} .. {labels.max()}")
+        return examples
 
 
-def membership(names: Sequence[str], labels: np.ndarray) -> str:
-    """See Split.membership."""
-    members = (f"{name}\t{label}\n" for name, label in zip(names, labels, strict=True))
-    return hashlib.sha256("".join(members).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def kinds() -> dict[str, type[Source]]:
-    """Every source by name."""
-    from data.folder import Folder
-    from data.offline import Offline
-    from data.tfds import Tfds
-
-    return {kind.name: kind for kind in (Offline, Folder, Tfds)}
-
-
-def register() -> None:
-    """Makes each source a choice of Hydra's group `source`."""
-    store = ConfigStore.instance()
-    for name, kind in kinds().items():
-        store.store(group="source", name=name, node=kind)
+def warn_once(text: str) -> None:
+    """Prints a warning about the data, once in a process."""
+    if text not in _warned:
+        _warned.add(text)
+        print(f"data: warning: {text}", file=sys.stderr)

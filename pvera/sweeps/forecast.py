@@ -57,7 +57,7 @@ def unprepared(run: Run) -> dict[Path, int]:
     missing = {}
     for split in run.splits():
         with suppress(MISTAKES):
-            folder, _ = cache.place(run.source, run.task, split, run.image_size)
+            folder = run.source.place(run.task, split, run.image_size)
             if not (folder / "about.json").exists():
                 missing[folder] = sizes[split] * run.image_size**2 * 3
     return missing

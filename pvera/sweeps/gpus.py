@@ -5,7 +5,7 @@ import socket
 
 from filelock import FileLock, Timeout
 
-from data.wheels import cache_dir
+from data.files import cache_dir
 from pvera.errors import UserError
 
 _held: list[FileLock] = []  # for as long as the process lives; a dead process holds none

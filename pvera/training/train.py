@@ -34,7 +34,7 @@ def train_and_test(pack: list[tuple[Run, Path]]) -> None:
     backbone = frozen_backbone(run, device)
     # Before the data is loaded, so that a width or a block that does not fit is found first.
     runs = [RunInTraining(member, path, backbone, start) for member, path in pack]
-    splits = {name: run.source.load(run.task, name, run.image_size) for name in run.splits()}
+    splits = run.source.load_all(run.task, run.splits(), run.image_size)
     # The test split is read once, in batches.
     data = {name: Data(s.images, s.labels, device if name != "test" else torch.device("cpu")) for name, s in splits.items()}
     point_of = {learner: (member, point) for member in runs for point, learner in enumerate(member.learners)}
@@ -62,7 +62,7 @@ def train_and_test(pack: list[tuple[Run, Path]]) -> None:
             shared = {
                 "device": device, "n_train": len(data["train1000" if run.protocol.retrain else "train800"]), "n_val": len(data["val200"]),
                 "limited_reasons": run.shortened() + [split.limited for split in splits.values() if split.limited],
-                "data": {"source": run.source.name} | data_provenance(splits),
+                "data": {"source": run.source.name, "copies": run.source.copies(run.task)} | data_provenance(splits),
             }  # fmt: skip
             _test(runs, data["test"], shared)
     except Exception as error:

@@ -22,12 +22,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.download import download
 from data.errors import DataError
-from data.offline import DSPRITES, Offline, hash_order
 from data.resize import pil_bilinear
+from data.sources.offline import DSPRITES, Offline, hash_order
+from data.sources.tfds import Tfds
 from data.tasks import TASKS
-from data.tfds import Tfds
 from data.wheels import fetch
 
 pytestmark = pytest.mark.data
@@ -104,7 +103,7 @@ def source(fixtures, tmp_path_factory) -> Tfds:
             patch.setattr(tfds.download.DownloadManager, "extract", lambda manager, path, folder=folder: folder)
             # TFDS ships the real lists of its own split of SUN; the imitation has shorter ones.
             patch.setattr(Sun, "_load_image_set_from_file", lambda sun, path, at=folder: listed(sun, at / Path(path).name))
-            download(task, source, manual_dir=folder)
+            source.download(task, manual_dir=folder)
     return source
 
 
@@ -115,7 +114,7 @@ def test_pictures_and_labels(source, fixtures, name):
         task = replace(TASKS[name], name=f"{name}_imitated", test=expression, n_test=len(examples))
         assert source.count(task, "test") == len(examples)
         found = source.examples(task, "test")
-        pictures = list(found.read(range(len(examples))))
+        pictures = [found.read(position) for position in range(len(examples))]
         assert {picture.mode for picture in pictures} == {"RGB"}
         assert Counter(found.labels.tolist()) == Counter(label for _, label in examples)
         if examples[0][0] is not None:
@@ -147,20 +146,20 @@ def test_dsprites_from_tfds_are_those_of_the_offline_source(name, tmp_path):
     source = Tfds(root=str(tmp_path))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tfds.download.DownloadManager, "download", lambda *_: tmp_path / "dsprites.hdf5")
-        download(TASKS[name], source, manual_dir=None)
+        source.download(TASKS[name], manual_dir=None)
 
     part = replace(TASKS[name], name=f"{name}_part", test="train", n_test=n)
     loaded, order = source.load(part, "test", 64), hash_order(n)
     offline = Offline().examples(TASKS[name], "test")
-    whole = {int(index): label for index, label in zip(offline.names, offline.labels, strict=True)}
+    whole = {int(index): label for index, label in zip(offline.read.chosen, offline.labels, strict=True)}
     for split in ("train800", "val200"):
         some = Offline().examples(TASKS[name], split)
-        whole |= {int(index): label for index, label in zip(some.names, some.labels, strict=True)}
+        whole |= {int(index): label for index, label in zip(some.read.chosen, some.labels, strict=True)}
     both = [(position, index) for position, index in enumerate(order) if index in whole]
     assert len(both) > 1_000
     assert [loaded.labels[position] for position, _ in both] == [whole[index] for _, index in both]
     read = type(offline.read)(order)
-    assert all(np.array_equal(mapped, picture) for mapped, picture in zip(loaded.images, read(range(n)), strict=True))
+    assert all(np.array_equal(loaded.images[position], read(position)) for position in range(n))
     assert set(np.unique(loaded.images)) == {0, 255} and np.array_equal(loaded.images[..., 0], 255 * images[order])
 
 

@@ -16,11 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
-from data import cache, pixels
-from data.errors import DataError
-from data.folder import Folder
-from data.offline import Offline
-from data.source import provenance
+from data import cache, contents, files, pixels
+from data.errors import DataError, UnreadableImages
+from data.source import forget, provenance
+from data.sources.folder import Folder
+from data.sources.offline import Offline
 from data.tasks import find
 from data.wheels import sha256
 
@@ -33,6 +33,7 @@ def root(tmp_path, monkeypatch) -> Path:
     """A cut copy of cifar100 with noise for images, and a cache of its own beside it, in this process and in those it starts."""
     monkeypatch.setenv("PVERA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(cache, "root", lambda: tmp_path / "cache" / "prepared")
+    monkeypatch.setattr(contents, "root", lambda: tmp_path / "cache" / "hashes")
     generator = np.random.default_rng(0)
     for split, n in SIZES.items():
         folder = tmp_path / "vtab" / "cifar" / "images" / split
@@ -65,9 +66,9 @@ def test_prepared_once_then_mapped(root, monkeypatch):
     split = cut(root).load(TASK, "test", 5)
     assert isinstance(split.images, np.memmap) and not split.images.flags.writeable
     assert np.array_equal(split.images, expected(root)) and np.array_equal(split.labels, np.arange(60))
-    assert (split.membership, split.checksum, split.limited) == (first.membership, first.checksum, first.limited)
+    assert (split.fingerprint, split.pixels, split.limited) == (first.fingerprint, first.pixels, first.limited)
     [folder] = entries(root)
-    assert split.checksum == sha256(folder / "images.npy")
+    assert split.pixels == sha256(folder / "images.npy")
     assert folder.name.startswith("test-5px-pil_bilinear-") and {file.name for file in folder.iterdir()} == {
         "about.json", "images.npy", "labels.npy",
     }  # fmt: skip
@@ -81,7 +82,7 @@ def test_each_split_size_rule_and_limit_has_its_own(root):
         (cut(root), "test", 5), (cut(root), "val200", 5), (cut(root), "test", 6), (cut(root, resize="tf_bilinear"), "test", 5),
         (cut(root, resize="short_side_crop"), "test", 5), (cut(root, test_limit=10), "test", 5),
     ]  # fmt: skip
-    assert len({source.load(TASK, split, size).checksum for source, split, size in asked}) == len(asked) == len(entries(root))
+    assert len({source.load(TASK, split, size).pixels for source, split, size in asked}) == len(asked) == len(entries(root))
     # What has no part in the images makes no entry.
     cut(root, normalisation="half").load(TASK, "test", 5)
     cut(root, test_limit=10).load(TASK, "val200", 5)
@@ -98,14 +99,16 @@ def test_a_replaced_original_or_list_makes_another_entry(root):
     before = cut(root).load(TASK, "test", 5)
     image = root / "cifar" / "images" / "test" / "000007.png"
     Image.new("RGB", (9, 7), "red").save(image)
+    forget()
     after = cut(root).load(TASK, "test", 5)
-    assert after.checksum != before.checksum and after.membership == before.membership
+    assert after.pixels != before.pixels and after.fingerprint != before.fingerprint
     assert np.array_equal(after.images, expected(root))
     lines = (root / "cifar" / "test.txt").read_text().splitlines()
     (root / "cifar" / "test.txt").write_text("\n".join(reversed(lines)))
+    forget()
     assert np.array_equal(cut(root).load(TASK, "test", 5).images, expected(root)[::-1])
     image.unlink()
-    with pytest.raises(DataError, match="cannot read .*000007.png: No such file"):
+    with pytest.raises(DataError, match="000007.png is not a file: the copy is incomplete"):
         cut(root).load(TASK, "test", 5)
 
 
@@ -118,7 +121,7 @@ def test_several_processes_write_the_same_bytes(root, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
     monkeypatch.setattr(pixels.Job, "fill", None)  # not in this process: the others have their own
     together = cut(root).load(TASK, "test", 5)
-    assert together.checksum == alone.checksum and np.array_equal(together.images, alone.images)
+    assert together.pixels == alone.pixels and np.array_equal(together.images, alone.images)
 
 
 def test_a_worker_works_alone(root, monkeypatch):
@@ -188,7 +191,7 @@ def test_damage_is_seen_and_mended(root, kind, capsys):
     damage(folder / name)
     after = cut(root).load(TASK, "test", 5)
     assert said in capsys.readouterr().err
-    assert (after.checksum, after.membership) == (before.checksum, before.membership)
+    assert (after.pixels, after.fingerprint) == (before.pixels, before.fingerprint)
     assert np.array_equal(after.images, expected(root)) and np.array_equal(after.labels, np.arange(60))
     cut(root).load(TASK, "test", 5)
     assert capsys.readouterr().err == ""
@@ -200,10 +203,10 @@ def test_bytes_that_rot_on_the_disk_are_seen_when_asked(root, capsys):
     [folder] = entries(root)
     overwrite(folder / "images.npy", 200)
     about = cache._read_about(folder)
-    about.hashed = cache._state(folder / "images.npy")
+    about.hashed = files.state(folder / "images.npy")
     cache._write_about(folder, about)
     assert not np.array_equal(cut(root).load(TASK, "test", 5).images, expected(root))
-    cache.load(cut(root), TASK, "test", 5, rehash=True)
+    cut(root).load(TASK, "test", 5, rehash=True)
     assert "images.npy was altered" in capsys.readouterr().err
     assert np.array_equal(cut(root).load(TASK, "test", 5).images, expected(root))
 
@@ -219,7 +222,7 @@ def test_a_copied_cache_is_hashed_once_and_used(root, monkeypatch):
     monkeypatch.setattr(cache, "sha256", lambda path: hashed.append(path.name) or sha256(path))
     monkeypatch.setattr(pixels, "write", None)
     for _ in range(2):
-        assert cut(root).load(TASK, "test", 5).checksum == before.checksum
+        assert cut(root).load(TASK, "test", 5).pixels == before.pixels
     assert sorted(hashed) == ["images.npy", "labels.npy", "labels.npy"]
 
 
@@ -230,7 +233,7 @@ def test_a_cache_that_may_only_be_read_serves(root, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(cache, "locked", refuse)
+    monkeypatch.setattr(files, "locked", refuse)
     monkeypatch.setattr(cache, "_write_about", refuse)
     assert np.array_equal(cut(root).load(TASK, "test", 5).images, expected(root))
     with pytest.raises(DataError, match="cannot write prepared images to .*cifar100: Permission denied; free some room or set PVERA_CACHE"):
@@ -239,20 +242,21 @@ def test_a_cache_that_may_only_be_read_serves(root, monkeypatch):
 
 def start(code: str, root: Path) -> subprocess.Popen:
     """Another process, with `source` and `task` at hand."""
-    head = f"from data.folder import Folder; from data.tasks import find; from data import cache, pixels; import os, resource, time\nsource, task = Folder(root={str(root)!r}, sizes='any'), find('cifar100')\n"  # noqa: E501
+    head = f"from data.sources.folder import Folder; from data.tasks import find; from data import cache, pixels; import os, resource, time\nsource, task = Folder(root={str(root)!r}, sizes='any'), find('cifar100')\n"  # noqa: E501
     return subprocess.Popen(
         [sys.executable, "-c", head + code], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2]
     )
 
 
 def test_who_comes_second_waits_and_prepares_nothing(root):
-    folder, key = cache.place(cut(root), TASK, "test", 5)
-    with cache.locked(folder.with_suffix(".lock"), "this"):
-        second = start("pixels.write = None\nprint(source.load(task, 'test', 5).checksum)", root)
+    key = cut(root)._key(TASK, "test", 5)
+    folder = key.place()
+    with files.locked(folder.with_suffix(".lock"), "this"):
+        second = start("pixels.write = None\nprint(source.load(task, 'test', 5).pixels)", root)
         assert second.stderr.readline() == "waiting for another process that prepares cifar100 test\n"
-        cache._make(folder, key, cut(root), TASK, "test", 5)
+        cache._make(folder, key, cut(root)._making(TASK, "test"))
     out, err = second.communicate(timeout=60)
-    assert (out.strip(), err) == (cut(root).load(TASK, "test", 5).checksum, "")
+    assert (out.strip(), err) == (cut(root).load(TASK, "test", 5).pixels, "")
 
 
 def test_two_runs_that_start_together_prepare_once(root):
@@ -263,7 +267,7 @@ def counted(*arguments):
     time.sleep(0.5)
     return write(*arguments)
 pixels.write = counted
-print(source.load(task, 'test', 5).checksum)
+print(source.load(task, 'test', 5).pixels)
 """
     both = [start(code, root), start(code, root)]
     lines = [line for process in both for line in process.communicate(timeout=60)[0].split()]
@@ -316,7 +320,7 @@ def test_a_broken_image_is_named_and_nothing_is_left(root, monkeypatch, together
 class Deadly:
     """Reads nothing and takes its process with it."""
 
-    def __call__(self, positions):
+    def __call__(self, position):
         os._exit(9)
 
 
@@ -324,7 +328,7 @@ def test_a_dead_worker_is_one_line(root, monkeypatch, tmp_path):
     monkeypatch.setattr(pixels, "WORTH_A_PROCESS", 20)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     with pytest.raises(DataError, match="a process that prepares images was killed, perhaps for want of memory") as raised:
-        pixels.write(tmp_path / "x.npy", Deadly(), 60, 5, "pil_bilinear", "x")
+        pixels.write(tmp_path / "x.npy", Deadly(), range(60), 5, "pil_bilinear", "x")
     assert "\n" not in str(raised.value)
 
 
@@ -334,7 +338,8 @@ def test_labels_outside_the_classes_are_refused_before_anything_is_decoded(root,
     monkeypatch.setattr(pixels, "write", None)
     task = replace(TASK, name="small", folder="cifar", classes=50)
     for first in (0, -20):
-        monkeypatch.setattr(Folder, "_entries", lambda *_, first=first: [(f"images/test/{n:06d}.png", first + n) for n in range(60)])
+        monkeypatch.setattr(Folder, "_entries", lambda *_, first=first: {f"images/test/{n:06d}.png": first + n for n in range(60)})
+        forget()
         with pytest.raises(DataError, match=rf"small's labels are 0 \.\. 49, test has {first} \.\. {first + 59}"):
             cut(root).load(task, "test", 5)
 
@@ -378,16 +383,40 @@ def test_a_table_says_so_where_runs_of_one_task_saw_other_images(root, tmp_path,
         config = {"task": "cifar100", "seed": seed}
         row = make_row(task="cifar100", seed=seed, config=config, digest=digests.digest(config), data=seen[seed])
         store.write(digests.path(tmp_path / "rows", row.backbone, row.adapter, row.task, seed, row.digest), row)
-    assert seen[0]["membership"] == seen[1]["membership"] and seen[0]["versions"] == seen[1]["versions"]
+    assert seen[0]["fingerprint"] == seen[1]["fingerprint"] and seen[0]["versions"] == seen[1]["versions"]
     assert table.main([str(tmp_path / "rows"), "--allow-limited", "--allow-dirty"]) == 0
     shown = capsys.readouterr().out
-    assert "data.checksum.test (" in shown and "data.checksum.val200 (" in shown and "membership" not in shown
+    assert "data.pixels.test (" in shown and "data.pixels.val200 (" in shown and "fingerprint" not in shown
     for data in seen.values():
-        assert data["checksum"]["test"][:12] in shown
+        assert data["pixels"]["test"][:12] in shown
 
 
 def test_versions_of_a_row_are_those_of_all_its_splits():
     from types import SimpleNamespace
 
-    made = [SimpleNamespace(membership="m", checksum="c", versions={"pillow": version}) for version in ("12.0", "13.0", "12.0")]
+    made = [SimpleNamespace(fingerprint="f", pixels="p", versions={"pillow": version}) for version in ("12.0", "13.0", "12.0")]
     assert provenance(dict(zip("abc", made, strict=True)))["versions"] == {"pillow": "12.0, 13.0"}
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_all_broken_images_of_all_splits_are_in_one_report(root, monkeypatch, together):
+    if together:
+        monkeypatch.setattr(pixels, "WORTH_A_PROCESS", 20)
+        monkeypatch.setattr(pixels, "BLOCK_BYTES", 1)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    for split, numbers in {"val200": [1], "test": [3, 31, 32, 40, 41, 59]}.items():
+        for number in numbers:
+            (root / "cifar" / "images" / split / f"{number:06d}.png").write_bytes(b"no image")
+    with pytest.raises(UnreadableImages) as raised:
+        cut(root).load_all(TASK, ("train800", "val200", "test"), 5)
+    said = str(raised.value)
+    assert said.startswith("7 images cannot be used: ") and said.endswith("; and 2 more") and "\n" not in said
+    assert all(name in said for name in ("val200/000001.png", "test/000003.png", "000031", "000032", "000040")) and "000041" not in said
+    assert [path.name.split("-")[0] for path in entries(root)] == ["train800"]
+
+
+def test_positions_are_spread_evenly():
+    assert cache.spread(10, None) == cache.spread(10, 10) == cache.spread(10, 11) == list(range(10))
+    assert cache.spread(10, 4) == [0, 2, 5, 7] and cache.spread(10, 1) == [0]
+    classes = np.arange(10).repeat(100)[cache.spread(1000, 20)]
+    assert np.bincount(classes).tolist() == [2] * 10

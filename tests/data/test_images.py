@@ -39,7 +39,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 
 def pixel(data: bytes, upright: bool = True) -> tuple:
-    image = decode(data, "x", upright)
+    image = decode(data, "x", upright=upright)
     assert image.mode == "RGB"
     return image.getpixel((0, 0))
 
@@ -72,18 +72,33 @@ def test_what_is_no_whole_image_is_refused_in_one_line():
     jpeg, png = encoded(picture(64, 64), "JPEG"), encoded(picture(64, 64))
     for data in (b"", b"not an image", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"):
         with pytest.raises(DataError, match="^a/b.jpg is not an image of a known format"):
-            decode(data, "a/b.jpg", True)
+            decode(data, "a/b.jpg", upright=True)
     for data in (jpeg[: len(jpeg) // 2], png[: len(png) // 2], png[:60] + b"\0" * 40 + png[100:]):
         with pytest.raises(DataError, match="^a/b.jpg is truncated or broken: [^\n]+$"):
-            decode(data, "a/b.jpg", True)
+            decode(data, "a/b.jpg", upright=True)
     with pytest.raises(DataError, match="32-bit"):
-        decode(encoded(Image.fromarray(np.ones((2, 3), np.float32)), "TIFF"), "a.tif", True)
+        decode(encoded(Image.fromarray(np.ones((2, 3), np.float32)), "TIFF"), "a.tif", upright=True)
 
 
 def test_a_decompression_bomb_is_refused_unread(monkeypatch):
     data = encoded(Image.new("1", (20_000, 20_000)))  # beyond PIL's own limit too; 50 kB
     with pytest.raises(DataError, match="^x has more than the 67108864 pixels"):
-        decode(data, "x", True)
+        decode(data, "x", upright=True)
     monkeypatch.setattr(decoding, "MAX_PIXELS", 99)
     with pytest.raises(DataError, match="^x has 10 x 10 pixels, at most 99 are read"):
-        decode(encoded(picture(10, 10)), "x", True)
+        decode(encoded(picture(10, 10)), "x", upright=True)
+
+
+@pytest.mark.parametrize(("largest", "deep", "shallow"), [(65535, 32768, 128), (65535, 65535, 255), (1023, 1023, 255), (4095, 0, 0)])
+def test_a_pgm_of_more_than_8_bits_is_scaled(largest, deep, shallow):
+    data = f"P5 2 1 {largest}\n".encode() + np.array([deep, deep], ">u2").tobytes()
+    assert pixel(data) == (shallow,) * 3
+
+
+@pytest.mark.parametrize("shape", [(200_000, 1), (1, 200_000)])
+def test_an_image_too_elongated_to_crop_is_refused_before_memory_is_taken(shape):
+    image = decode(encoded(Image.new("RGB", shape)), "a/b.png", upright=True)
+    with pytest.raises(DataError, match=f"^a/b.png has {shape[0]} x {shape[1]} pixels: too elongated for short_side_crop"):
+        short_side_crop(image, 224)
+    assert pil_bilinear(image, 8).shape == (8, 8, 3)
+    assert short_side_crop(Image.new("RGB", (1_000, 1)), 224).shape == (224, 224, 3)

@@ -13,12 +13,12 @@ from PIL import Image
 
 from data import cache, prepare, status
 from data.errors import DataError
-from data.folder import Folder
-from data.offline import Offline
-from data.prepare import Order
+from data.prepare import PrepareRequest
 from data.request import Request, parse
+from data.sources.folder import Folder
+from data.sources.offline import Offline
+from data.sources.tfds import Tfds
 from data.tasks import EXTRA, TASKS, find
-from data.tfds import Tfds
 from tests.helpers.tfds import TRUE, Kitti, describe
 
 no_tensorflow = importlib.util.find_spec("tensorflow") is None
@@ -40,9 +40,9 @@ def own_cache(tmp_path, monkeypatch) -> Path:
 
 def test_words_become_a_request():
     asked = parse(
-        Order, ["task=dtd,cifar", "source=folder", "root=/d", "image_size=32", "sizes=any", "manual_dir=/m", "resize=tf_bilinear"]
+        PrepareRequest, ["task=dtd,cifar", "source=folder", "root=/d", "image_size=32", "sizes=any", "manual_dir=/m", "resize=tf_bilinear"]
     )
-    assert asked == Order("dtd,cifar", "folder", "/d", 32, "tf_bilinear", "any", "/m")
+    assert asked == PrepareRequest("dtd,cifar", "folder", "/d", 32, "tf_bilinear", "any", "/m")
     assert asked.make("folder") == Folder(root="/d", resize="tf_bilinear", sizes="any")
     assert [task.name for task in asked.tasks(Folder())] == ["dtd", "cifar100"]
     assert parse(Request, ["root=null"]).make("tfds") == Tfds()
@@ -60,7 +60,7 @@ def test_words_become_a_request():
         (["image_size=big"], "image_size: Value 'big' of type 'str' could not be converted to Integer"),
         (["image_size=0"], "image_size must be at least 1 pixel, found 0"),
         (["resize=cubic"], "source.resize must be one of pil_bilinear, tf_bilinear, short_side_crop, found 'cubic'"),
-        (["source=offline", "root=/d"], r"source=offline keeps its data in the cache folder \(PVERA_CACHE\): leave root out"),
+        (["source=offline", "root=/d"], r"source=offline has no root: leave it out"),
     ],
 )
 @pytest.mark.parametrize("command", [status, prepare])
@@ -168,9 +168,10 @@ def test_manual_downloads_are_looked_for_where_tfds_looks(tmp_path, capsys):
 def test_prepare_of_a_folder_checks_it_first(tmp_path, own_cache, capsys):
     folder = tmp_path / "dtd" / "images"
     folder.mkdir(parents=True)
-    for name in ("train800", "val200", "train800val200", "test"):
-        Image.new("RGB", (3, 3)).save(folder / f"{name}.png")
+    for colour, name in enumerate(("train800", "val200", "test")):
+        Image.new("RGB", (3, 3), (colour, 0, 0)).save(folder / f"{name}.png")
         (folder.parent / f"{name}.txt").write_text(f"images/{name}.png 46\n")
+    (folder.parent / "train800val200.txt").write_text("images/train800.png 46\nimages/val200.png 46\n")
     words = ["task=dtd", "source=folder", f"root={tmp_path}", "image_size=4"]
     assert prepare.main(words) == 1
     assert "dtd's train800 has 800 images, source=folder found 1" in capsys.readouterr().err

@@ -12,15 +12,14 @@ from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException
 from omegaconf import MISSING, OmegaConf
 
-from data import source as sources
-from data import tasks
+from data import sources, tasks
 from data.errors import DataError
-from data.folder import Folder
 from data.labels import FROM_TFDS
-from data.offline import Offline
 from data.source import Source
+from data.sources.folder import Folder
+from data.sources.offline import Offline
+from data.sources.tfds import Tfds
 from data.tasks import EXTRA, TASKS, Task, find
-from data.tfds import Tfds
 
 
 def test_the_19_by_group_in_order():
@@ -110,5 +109,5 @@ def test_wrong_choices_stop_with_the_choices(composed):
 
 def test_the_schemas_import_nothing_heavy():
     heavy = ["numpy", "torch", "PIL", "sklearn", "tensorflow", "tensorflow_datasets"]
-    code = f"import sys, data.source; data.source.register(); print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, data.sources; data.sources.register(); print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -125,7 +125,7 @@ def test_adapters_without_a_latent_have_fewer_scores(rows, pictures, tmp_path, c
 def test_images_that_are_the_runs_own_are_told(rows, tmp_path, capsys):
     """The run's own test images, as files: nothing can tell them apart."""
     from data import tasks
-    from data.offline import Offline
+    from data.sources.offline import Offline
 
     split = Offline(test_limit=60).load(tasks.find("digits"), "test", 32)
     for index, image in enumerate(split.images):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,11 @@ def in_cache(image: int, act: Callable[[], object]) -> Callable[[], None]:
     def inject() -> None:
         whole = pixels.write
 
-        def write(path: Path, read: Callable[[Sequence[int]], Iterable[Any]], *others: Any) -> str:
-            def reading(indices: Sequence[int]) -> Iterable[Any]:
-                if image in indices:
+        def write(path: Path, read: Callable[[int], Any], *others: Any) -> str:
+            def reading(position: int) -> Any:
+                if position == image:
                     act()
-                return read(indices)
+                return read(position)
 
             return whole(path, reading, *others)
 

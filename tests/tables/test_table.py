@@ -38,7 +38,8 @@ def test_golden_demo_table(tmp_path, capsys):
     assert len(lines) == 15 and lines[5] == {
         "backbone": "tiny", "backbone_description": "a tiny ViT, random", "source": "folder", "protocol": "corrected", "image_size": "70",
         "architecture": "", "weights": "", "precision": "fp32", "limited": "True", "adapter": "pvera",
-        "parameters": "21504", "seconds": "31.0", "heading": "digits", "column": "accuracy (%)", "metric": "accuracy (%)", "mean": "86.100000", "std": "", "seeds": "1",
+        "parameters": "21504", "seconds": "31.0", "heading": "digits", "column": "accuracy (%)", "metric": "accuracy (%)",
+        "mean": "86.100000", "std": "", "seeds": "1",
     }  # fmt: skip
 
 

