@@ -1,0 +1,43 @@
+"""Splits compared with each other: images that are in two of them, by their bytes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from data.errors import DataError
+
+Labelled = tuple[str, int]
+"""The hash of an image and its label."""
+
+
+def copies(contents: Mapping[str, Sequence[str]], known: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """For each split of `known`, how many of its images are byte copies of images of the splits that `known` names for it.
+
+    `contents` are the hashes of all images by split. Raises DataError if a split is wholly contained in the other ones, or they in it:
+    a result on it would say nothing. Fewer copies are known in public data sets, so they are only counted.
+    """
+    counts = {}
+    for split, others in known.items():
+        seen = {content for other in others for content in contents[other]}
+        counts[split] = sum(content in seen for content in contents[split])
+        if counts[split] == len(contents[split]) or seen <= set(contents[split]):
+            both = " and ".join(others)
+            raise DataError(f"one of {split} and {both} is wholly contained in the other, image by image: list different images")
+    return counts
+
+
+def warning(counts: Mapping[str, int], sizes: Mapping[str, int]) -> str:
+    """What to tell the user about copies; empty if there are none."""
+    told = [f"{count:,} of {sizes[split]:,} in {split}" for split, count in counts.items() if count]
+    return f"images that are byte copies of training or validation images: {', '.join(told)}" if told else ""
+
+
+def check_union(union: Sequence[Labelled], parts: Sequence[Labelled], names: tuple[str, str]) -> None:
+    """Raises DataError unless both hold the same images with the same labels, in any order. `names` are theirs, for the message."""
+    extra, absent = Counter(union) - Counter(parts), Counter(parts) - Counter(union)
+    if extra or absent:
+        raise DataError(
+            f"{names[0]} must hold the images of {names[1]} with the same labels: {extra.total()} of its images are not there or have "
+            f"another label, {absent.total()} of theirs are missing in it"
+        )
