@@ -1,1 +1,4 @@
-"""Adapters in the format of PEFT (Hugging Face), out and in. Only this package knows PEFT's and transformers' names."""
+"""Adapters in the format of PEFT (Hugging Face), out and in, and models merged into timm's weights.
+
+No other package knows the names that PEFT and transformers use.
+"""

@@ -1,4 +1,4 @@
-"""The methods that PEFT has too: what their tensors and settings are called there."""
+"""The adapters that PEFT has too, with PEFT's names for their tensors and settings."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,54 +6,59 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Method:
-    """One adapter as PEFT has it."""
+    """PEFT's form of one adapter. Our names for tensors are those of an edit's parts, our names for settings the adapter's fields."""
 
     peft_type: str
     tensors: dict[str, str]
-    """Our part of an edit, and PEFT's tensor beside the adapted module. A, B and d may be of several branches side by side."""
+    """Our name of a part to PEFT's tensor at the adapted module. A, B and d may hold several branches in a row."""
     pair: dict[str, str] = field(default_factory=dict)
-    """The same for frozen projections, one pair for the whole model."""
+    """The same for the frozen projections A, B of VeRA and PVeRA: PEFT has one pair for the whole model."""
     settings: dict[str, str] = field(default_factory=dict)
-    """PEFT's setting, and our hyper-parameter of the same meaning."""
+    """PEFT's name of a setting to ours."""
     fixed: dict[str, Any] = field(default_factory=dict)
-    """PEFT's settings that have one value for this method."""
+    """PEFT's settings with a single value for this adapter."""
     implied: dict[str, Any] = field(default_factory=dict)
-    """Our hyper-parameters that have one value in PEFT."""
+    """Our settings with a single value in PEFT."""
 
 
-_VERA = {"r": "rank", "d_initial": "d_initial"}
 _LORA = {"A": "lora_A.weight", "B": "lora_B.weight"}
+_LORA_SETTINGS = {"r": "rank", "lora_alpha": "alpha"}
 
-#: By our adapter's name.
+
+def _vera(peft_type: str) -> Method:
+    name = peft_type.lower()
+    return Method(
+        peft_type,
+        tensors={"d": f"{name}_lambda_d", "b": f"{name}_lambda_b"},
+        pair={"A": f"base_model.{name}_A", "B": f"base_model.{name}_B"},
+        settings={"r": "rank", "d_initial": "d_initial", f"{name}_dropout": "dropout"},
+        implied={"scale": 1.0, "projections": "shared"},
+    )
+
+
+#: By the name of our adapter.
 METHODS = {
-    "lora": Method("LORA", _LORA, settings={"r": "rank", "lora_alpha": "alpha"}, fixed={"use_dora": False}),
+    "lora": Method("LORA", _LORA, settings=_LORA_SETTINGS, fixed={"use_dora": False}),
     "dora": Method(
         "LORA",
         _LORA | {"m": "lora_magnitude_vector"},
-        settings={"r": "rank", "lora_alpha": "alpha"},
+        settings=_LORA_SETTINGS,
         fixed={"use_dora": True},
         implied={"released_norm": False},
     ),
-    "vera": Method(
-        "VERA",
-        {"d": "vera_lambda_d", "b": "vera_lambda_b"},
-        pair={"A": "base_model.vera_A", "B": "base_model.vera_B"},
-        settings=_VERA | {"vera_dropout": "dropout"},
-        implied={"scale": 1.0, "projections": "shared"},
-    ),
-    "pvera": Method(
-        "PVERA",
-        {"d": "pvera_lambda_d", "b": "pvera_lambda_b"},
-        pair={"A": "base_model.pvera_A", "B": "base_model.pvera_B"},
-        settings=_VERA | {"pvera_dropout": "dropout"},
-        implied={"scale": 1.0, "projections": "shared"},
-    ),
+    "vera": _vera("VERA"),
+    "pvera": _vera("PVERA"),
     "ia3": Method("IA3", {"gain": "ia3_l"}),
 }
 
-#: PEFT's settings that say where a checkpoint came from, how it starts or what it does elsewhere: its tensors say the rest.
+#: PEFT's settings that change no output of a trained checkpoint: its origin, its initialisation, its training, or the choice of layers,
+#: which is read off the names of the tensors.
 WITHOUT_EFFECT = {
     "auto_mapping", "base_model_name_or_path", "revision", "peft_type", "peft_version", "task_type", "inference_mode",
-    "target_modules", "layers_to_transform", "exclude_modules", "feedforward_modules", "modules_to_save",
-    "init_weights", "init_ia3_weights", "projection_prng_key", "save_projection", "sample_at_inference", "generator_seed",
+    "target_modules", "layers_to_transform", "exclude_modules", "feedforward_modules", "modules_to_save", "lora_dropout",
+    "init_weights", "init_ia3_weights", "eva_config", "projection_prng_key", "save_projection", "sample_at_inference", "generator_seed",
 }  # fmt: skip
+
+#: The values of LoRA's `init_lora_weights` that leave the frozen weights as they are. Others (pissa, olora, corda, loftq, ...) change them,
+#: so their adapters do not fit the original weights.
+HARMLESS_INITIALISATIONS = (True, False, None, "gaussian", "eva", "orthogonal")

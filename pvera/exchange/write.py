@@ -1,13 +1,13 @@
 """From a trained model to a PEFT checkpoint.
 
-PEFT's VeRA and PVeRA have one pair A, B for all layers, cut to each layer's size. Where ours has a pair per branch, the pairs stand
-side by side: A and d of K branches are stacked, B has the branches' columns, and d is zero for the branches that a layer has not.
-The same holds timm's fused query, key and value: B's rows of one branch have zeros in the columns of the others.
+PEFT's VeRA and PVeRA have one pair A, B for all layers, cut to the size of each layer. K pairs of ours, one for each branch, are written
+as one: A and d of the branches are stacked, B gets the columns of all branches, and d is zero for the branches that a layer lacks. timm's
+fused query, key and value are written in the same way: the rows of one branch in B have zeros in the columns of the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +22,26 @@ from pvera.exchange.methods import METHODS, Method
 from pvera.models.classifier import Classifier
 from pvera.models.layouts import LAYOUTS, Layout
 
-#: What a branch has that is not adapted, by our part's name: its frozen weight (d_out, d_in) to the neutral vector (d_out,).
-_NEUTRAL = {
+#: By our name of a part: from the frozen weight (d_out, d_in) of a branch without an edit to the vector (d_out,) that changes nothing.
+_NEUTRAL: dict[str, Callable[[Tensor], Tensor]] = {
     "b": lambda weight: weight.new_zeros(len(weight)),
     "gain": lambda weight: weight.new_ones(len(weight)),
     "m": lambda weight: weight.norm(dim=1),
 }
 
 
-def write(model: Classifier, adapter: Adapter, folder: Path, model_kind: str, sample: bool, origin: dict[str, str]) -> None:
-    """Writes `adapter_config.json` and `adapter_model.safetensors` into an existing folder; `origin` goes into the latter's metadata.
+def write(model: Classifier, adapter: Adapter, folder: Path, layout: str, origin: dict[str, str], *, sample: bool) -> None:
+    """Writes `adapter_config.json` and `adapter_model.safetensors` into an existing folder.
 
-    Raises UserError, before anything is written, for what PEFT cannot express.
+    layout  the model on which PEFT will load it, a key of `LAYOUTS`
+    origin  goes into the metadata of the tensors
+    sample  PEFT's setting `sample_at_inference`
+
+    Raises UserError, before anything is written, if PEFT cannot express the adapter.
     """
-    method, layout = _method(adapter), LAYOUTS[model_kind]
-    export = _Export(model, adapter, method, layout)
+    export = _Export(model, adapter, _method(adapter), LAYOUTS[layout])
+    if hasattr(model.backbone, "head_dist"):
+        raise UserError("PEFT keeps one classifier, and a distilled DeiT has two: export it with --to timm")
     if sample:
         export.check_sampling()
     tensors = {name: tensor.detach().float().cpu().contiguous().clone() for name, tensor in export.tensors().items()}
@@ -54,12 +59,12 @@ def _method(adapter: Adapter) -> Method:
 
 
 class _Export:
-    """One model on its way out."""
+    """A trained model in PEFT's terms."""
 
     def __init__(self, model: Classifier, adapter: Any, method: Method, layout: Layout) -> None:
         self.model, self.adapter, self.method, self.layout = model, adapter, method, layout
-        blocks: Any = model.backbone.blocks
-        self.blocks, self.indices = blocks, range(len(blocks)) if adapter.layers is None else adapter.layers
+        self.blocks = model.backbone.blocks
+        self.indices = range(len(self.blocks)) if adapter.layers is None else adapter.layers
         self.modules: dict[str, list[str]] = {}
         """Adapted targets by the path of their module in a block."""
         for target in adapter.sites():
@@ -67,28 +72,28 @@ class _Export:
         fused = any(layout.place(target).of > 1 for target in adapter.sites())
         one_pair = getattr(adapter, "projections", None) == "shared" and not fused
         self.groups: list[list[str]] = [list(adapter.sites())] if one_pair else [[target] for target in adapter.sites()]
-        """Targets that share a pair A, B, in the order in which the pairs stand side by side."""
+        """Targets that share a pair A, B, in the order of their columns in PEFT's pair."""
         self.halves = adapter.latent // adapter.rank if method.pair else 1
-        """Columns of A for each column of the latent: 2 for a mean and a log variance."""
+        """Columns of A for each rank: 2 for a mean and a log variance, else 1."""
 
     def check_sampling(self) -> None:
-        """Raises UserError where PEFT's draws would not be ours."""
+        """Raises UserError if PEFT's samples would have another distribution than ours."""
         if self.adapter.name != "pvera":
             raise UserError(f"only pvera samples, and this is {self.adapter.name}: leave --sample out")
         if len(self.groups) > 1 and len(self.modules) > 1:
             raise UserError(
-                "PEFT cannot sample pairs A, B per branch: side by side in its one pair, what is zero for a layer has sigma 1, not 0; "
+                "PEFT cannot sample pairs A, B per branch: in its one pair, a branch that a layer lacks has sigma 1, not 0; "
                 "leave --sample out for the mean, or train with adapter.projections=shared"
             )
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of the checkpoint by PEFT's names."""
+        """All tensors of the checkpoint, by PEFT's names."""
         out: dict[str, Tensor] = {
             f"base_model.model.{self.layout.head}.{name}": value for name, value in self.model.head.named_parameters()
         }
         for index in self.indices:
             for path, targets in self.modules.items():
-                for part, value in self._beside(self.blocks[index], path, targets):
+                for part, value in self._at_module(self.blocks[index], path, targets):
                     out[f"base_model.model.{self.layout.block.format(index)}.{path}.{self.method.tensors[part]}"] = value
         if self.method.pair:
             first = self.blocks[self.indices[0]]
@@ -98,20 +103,20 @@ class _Export:
             out |= {self.method.pair[part]: value for part, value in self._pair(edits, self.groups, d_in, d_out).items()}
         return out
 
-    def _beside(self, block: nn.Module, path: str, targets: list[str]) -> Iterator[tuple[str, Tensor]]:
-        """What PEFT keeps beside one module, by our part's name."""
+    def _at_module(self, block: nn.Module, path: str, targets: list[str]) -> Iterator[tuple[str, Tensor]]:
+        """PEFT's tensors at one module, by our name of the part."""
         edits: dict[str, Any] = {target: edit_at(block, target) for target in targets}
         if {"A", "B"} <= self.method.tensors.keys():
-            any_edit = next(iter(edits.values()))
-            d_in, d_out = any_edit.A.shape[0], any_edit.B.shape[1] * len(self.layout.modules[path])
+            first = edits[targets[0]]
+            d_in, d_out = first.A.shape[0], first.B.shape[1] * len(self.layout.modules[path])
             yield from self._pair(edits, [[target] for target in edits], d_in, d_out).items()
         if "d" in self.method.tensors:
-            yield "d", self._side_by_side(edits)
+            yield "d", self._stacked(edits)
         for part in _NEUTRAL.keys() & self.method.tensors.keys():
             yield part, self._rows(block, path, edits, part)
 
     def _pair(self, edits: dict[str, Any], groups: list[list[str]], d_in: int, d_out: int) -> dict[str, Tensor]:
-        """A (halves * K * r, d_in) and B (d_out, K * r) of K groups, each with its largest A and B, B at its branch's rows."""
+        """A (halves * K * r, d_in) and B (d_out, K * r) of K groups: the largest A and B of each, B at the rows of its branch."""
         r = self.adapter.rank
         like = next(iter(edits.values())).A
         a, b = like.new_zeros(self.halves, len(groups), r, d_in), like.new_zeros(d_out, len(groups), r)
@@ -124,15 +129,14 @@ class _Export:
                 b[start : start + rows, k] = edits[target].B.T
         return {"A": a.flatten(0, 2), "B": b.flatten(1)}
 
-    def _side_by_side(self, edits: dict[str, Any]) -> Tensor:
-        """d (halves * K * r,) of one module: zero in the columns of the groups that it has no branch of."""
-        own = [next((edits[target].d for target in group if target in edits), None) for group in self.groups]
-        like = next(d for d in own if d is not None)
-        d = torch.stack([torch.zeros_like(like) if d is None else d for d in own])
+    def _stacked(self, edits: dict[str, Any]) -> Tensor:
+        """d (halves * K * r,) of one module: zero for the groups in which the module has no branch."""
+        zeros = torch.zeros_like(next(iter(edits.values())).d)
+        d = torch.stack([next((edits[target].d for target in group if target in edits), zeros) for group in self.groups])
         return d.unflatten(1, (self.halves, -1)).transpose(0, 1).flatten()
 
     def _rows(self, block: nn.Module, path: str, edits: dict[str, Any], part: str) -> Tensor:
-        """A vector over one module's outputs (IA3's fc2: inputs), neutral where a branch is not adapted."""
+        """A vector over the outputs of one module (for IA3's fc2: its inputs), neutral for a branch without an edit."""
         if "act" in edits:
             return edits["act"].gain[None]
         pieces = []
@@ -157,7 +161,7 @@ class _Export:
         if self.method.pair:
             settings["r"] *= len(self.groups)
         elif isinstance(self.adapter, LowRank) and wide:
-            # A fused layer has a rank for each of its branches; alpha / r stays what it was.
+            # A fused layer has r columns for each of its branches; the ratio alpha / r stays.
             if len(self.modules) == len(wide):
                 settings |= {name: settings[name] * n for n in wide.values() for name in ("r", "lora_alpha")}
             else:
@@ -169,8 +173,8 @@ class _Export:
             settings["sample_at_inference"] = sample
         return kind(target_modules=self._paths(self.adapter.sites()), modules_to_save=[self.layout.head], inference_mode=True, **settings)
 
-    def _paths(self, targets: Any) -> list[str]:
-        """The modules of targets: by their path in every block, or by their full name if only some blocks are adapted."""
+    def _paths(self, targets: Iterable[str]) -> list[str]:
+        """The modules of the targets: their paths in every block, or their full names if only some blocks are adapted."""
         paths = dict.fromkeys(self.layout.place(target).path for target in targets)
         if self.adapter.layers is None:
             return list(paths)

@@ -1,4 +1,4 @@
-"""Checkpoints: the trained parameters alone, in safetensors, with the run they belong to in the metadata."""
+"""Checkpoints: the trained parameters alone, in safetensors, with their run in the metadata."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ FORMAT = "pvera-1"
 
 
 def save(path: Path, tensors: dict[str, Tensor], run: dict[str, Any]) -> None:
-    """Writes tensors by parameter name, and the run as JSON in the metadata, in one piece. Raises UserError where that cannot be done."""
+    """Writes tensors by parameter name, with the run as JSON in the metadata, as `write_whole` does."""
     write_whole(path, tensors, {"run": json.dumps(run, sort_keys=True)}, FORMAT)
 
 
@@ -26,21 +26,21 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the run of a checkpoint. Raises UserError as `read_whole` does."""
     tensors, metadata = read_whole(path, FORMAT)
     if "run" not in metadata:
-        raise UserError(f"{path} is not an adapter checkpoint of this harness: it does not say of which run")
+        raise UserError(f"{path} is not an adapter checkpoint of this harness: its metadata has no run")
     return tensors, json.loads(metadata["run"])
 
 
 def write_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], kind: str) -> None:
-    """Writes tensors and metadata atomically, with a checksum of both. Raises UserError where that cannot be done."""
-    there = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    about = {"format": kind} | metadata
-    write_atomically(path, safetensors.torch.save(there, about | {"sha256": _checksum(there, about)}))
+    """Writes tensors and metadata in one atomic step, with a checksum of both. Raises UserError if the file cannot be written."""
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    metadata = {"format": kind} | metadata
+    write_atomically(path, safetensors.torch.save(tensors, metadata | {"sha256": _checksum(tensors, metadata)}))
 
 
 def read_whole(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a file.
+    """The tensors and the metadata of a file written by `write_whole`.
 
-    Raises UserError if the file is not there, is not safetensors (a pickle is never opened), is damaged, or not of this kind.
+    Raises UserError if there is no file, or if it is damaged, of another kind, or not safetensors. A pickle is never opened.
     """
     metadata = header(path)
     if metadata.get("format") != kind:
@@ -50,13 +50,13 @@ def read_whole(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
     checksum = metadata.pop("sha256", None)
-    if checksum not in (None, _checksum(tensors, metadata)):  # None: of an earlier version
+    if checksum not in (None, _checksum(tensors, metadata)):  # None: written by an earlier version
         raise UserError(f"{path} is damaged: its checksum is not that of its content")
     return tensors, metadata
 
 
 def header(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file. Raises UserError if there is no such file, or if it is none."""
+    """The metadata of a safetensors file. Raises UserError if there is no file or it is not safetensors."""
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
     try:
@@ -67,23 +67,32 @@ def header(path: Path) -> dict[str, str]:
 
 
 def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
-    """sha256 (hex) of names, shapes, types and bytes of the tensors, and of the metadata."""
-    whole = hashlib.sha256(safetensors.torch.save(tensors))
-    whole.update(json.dumps(metadata, sort_keys=True).encode())
-    return whole.hexdigest()
+    """sha256 (hex) over names, shapes, types and bytes of the tensors, and over the metadata."""
+    digest = hashlib.sha256(safetensors.torch.save(tensors))
+    digest.update(json.dumps(metadata, sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def load(model: nn.Module, tensors: dict[str, Tensor], origin: str) -> None:
-    """Copies the tensors into the model's trained parameters; UserError unless names and shapes are exactly the model's."""
-    wanted = dict(trainable(model))
-    missing, unknown = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
-    if missing or unknown:
-        what = f"it lacks {missing[0]}" if missing else f"it has {unknown[0]}, which the model does not train"
-        raise UserError(f"{origin} is of another adapter or backbone: {what} ({len(missing)} missing, {len(unknown)} unknown)")
-    for name, parameter in wanted.items():
-        if tensors[name].shape != parameter.shape:
-            found, expected = tuple(tensors[name].shape), tuple(parameter.shape)
-            raise UserError(f"{origin} is of another adapter or backbone: {name} has shape {found}, the model's is {expected}")
+    """Copies the tensors into the model's trained parameters.
+
+    Raises UserError, before anything is copied, unless names and shapes are those of the model; `origin` names the file in it.
+    """
+    parameters = dict(trainable(model))
+    if reason := _misfit({name: parameter.shape for name, parameter in parameters.items()}, tensors):
+        raise UserError(f"{origin} is of another adapter or backbone: {reason}")
     with torch.no_grad():
-        for name, parameter in wanted.items():
+        for name, parameter in parameters.items():
             parameter.copy_(tensors[name])
+
+
+def _misfit(shapes: dict[str, torch.Size], tensors: dict[str, Tensor]) -> str | None:
+    """The first difference between the model's trained parameters and the tensors; None if there is none."""
+    missing, unknown = sorted(shapes.keys() - tensors.keys()), sorted(tensors.keys() - shapes.keys())
+    if missing or unknown:
+        first = f"it lacks {missing[0]}" if missing else f"it has {unknown[0]}, which the model does not train"
+        return f"{first} ({len(missing)} missing, {len(unknown)} unknown)"
+    for name, shape in shapes.items():
+        if tensors[name].shape != shape:
+            return f"{name} has shape {tuple(tensors[name].shape)}, the model's is {tuple(shape)}"
+    return None

@@ -1,7 +1,7 @@
-"""The last block of a classifier that reads the class token: what the other tokens would become there, nobody sees.
+"""The last block of a classifier, for the class token alone.
 
-They are needed as keys and values alone. Leaving out their queries' attention, projection and MLP changes no logit; of ViT-S it saves
-about a sixteenth of the arithmetic.
+Nothing reads the other tokens after the last block; inside it they only serve as keys and values. Leaving out their queries, projection
+and MLP changes no logit and saves about a sixteenth of the arithmetic of ViT-S.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from adapters.base import Adapter
 
 
 class ClassTokenAttention(nn.Module):
-    """timm's attention, asked by the class token alone: tokens (B, N, width) to (B, 1, width). It shares the modules of `attention`."""
+    """timm's attention with the class token as the only query: tokens (B, N, width) to (B, 1, width). Shares `attention`'s modules."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class ClassTokenAttention(nn.Module):
 
 
 class ClassTokenBlock(nn.Module):
-    """timm's block for the class token alone: tokens (B, N, width) to (B, 1, width). It shares the modules of `block`."""
+    """timm's block for the class token: tokens (B, N, width) to (B, 1, width). Shares the modules of `block`."""
 
     def __init__(self, block: Block) -> None:
         super().__init__()
@@ -47,13 +47,15 @@ class ClassTokenBlock(nn.Module):
 
 
 def class_token_only(backbone: VisionTransformer, adapter: Adapter) -> VisionTransformer:
-    """The backbone with such a last block, in place, where that is exact.
+    """The backbone with such a last block, set in place, if that changes no number.
 
-    Not where another pooling or kind of block is used, nor for an adapter with a penalty that counts the tokens behind the attention.
+    It stays as it is for another pooling, for a head of its own kind (distilled DeiT's reads two tokens), for another kind of block, and
+    for an adapter with a penalty over the tokens behind the attention.
     """
     block: Any = backbone.blocks[-1]
+    one_token = backbone.global_pool == "token" and type(backbone).forward_head is VisionTransformer.forward_head
     plain = type(block) is Block and type(block.attn) is Attention and block.attn.gate is None
-    counts = type(adapter).penalty is not Adapter.penalty and not set(adapter.sites()) <= set("qkv")
-    if backbone.global_pool == "token" and plain and not counts:
+    counts_tokens = type(adapter).penalty is not Adapter.penalty and not set(adapter.sites()) <= set("qkv")
+    if one_token and plain and not counts_tokens:
         backbone.blocks[-1] = ClassTokenBlock(block)
     return backbone

@@ -1,82 +1,102 @@
-"""From uint8 images to logits: the frozen backbone with its edits, and a linear head."""
+"""A classifier: a frozen backbone with an adapter's edits, and a linear head on its class token."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Self
 
 import torch
 from timm.layers import use_fused_attn
 from timm.layers.attention import Attention
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from adapters.base import Adapter
 from adapters.inject import Adapted, inject
 from pvera.models.compilation import compile_blocks
 
-#: Up to here the plain products' scores, one for each pair of tokens, are small enough to be kept (24 x 24 patches: 384 px by 16).
+#: Up to this number of patches, plain attention keeps its scores, one for each pair of tokens (24 x 24 patches: 384 px by 16).
 PLAIN_ATTENTION_PATCHES = 576
+
+#: Mean and standard deviation per channel (red, green, blue) of pixels in [0, 1].
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class Classifier(nn.Module):
-    """Logits (B, classes) in float32 of images (B, S, S, 3) in uint8, or of what `frozen` makes of them if that is there already."""
+    """Images (B, S, S, 3) in uint8, or the output of `frozen` on them, to logits (B, classes) in float32."""
 
+    backbone: VisionTransformer
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: nn.Module, head: nn.Linear, mean: tuple[float, ...], std: tuple[float, ...], bf16: bool) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Linear, mean: tuple[float, ...], std: tuple[float, ...], *, bf16: bool) -> None:
         super().__init__()
-        self.backbone, self.head, self.bf16 = backbone, head, bf16
+        self.backbone, self.head, self.bf16 = backbone, head, bf16  # type: ignore[assignment]  # SAM's encoder under a Segmenter
         self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
-        blocks: Any = getattr(backbone, "blocks", ())
+        blocks = getattr(backbone, "blocks", ())
         edited = [index for index, block in enumerate(blocks) if any(isinstance(module, Adapted) for module in block.modules())]
         self.first = min(edited, default=None)
-        """The first block with an edit; None if there is none."""
+        """Index of the first block with an edit; None if no block has one."""
         self.compiled = False
 
-    def train(self, mode: bool = True) -> "Classifier":
-        """On a CPU in bf16, torch's fused attention takes about twice as long backward as the plain products do; forward, half as long."""
+    @staticmethod
+    def width(backbone: Any) -> int:
+        """Number of features that the head reads."""
+        return backbone.num_features
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the mode, and with it the kind of attention.
+
+        On a CPU in bf16, the backward pass of torch's fused attention takes about twice as long as that of plain matrix products,
+        though its forward pass takes half as long.
+        """
         super().train(mode)
-        backbone: Any = self.backbone
         plain = mode and self.bf16 and self.mean.device.type == "cpu" and self.first is not None
-        few = plain and backbone.patch_embed.num_patches <= PLAIN_ATTENTION_PATCHES
-        attentions: list[Any] = [module for module in self.modules() if isinstance(module, Attention)]
-        for module in attentions:
-            module.fused_attn = not few and use_fused_attn()
+        plain = plain and self.backbone.patch_embed.num_patches <= PLAIN_ATTENTION_PATCHES
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.fused_attn = not plain and use_fused_attn()  # type: ignore[misc]  # Final for TorchScript
         return self
 
     @torch.no_grad()
     def frozen(self, images: Tensor) -> Tensor:
-        """What no edit can change of images (B, S, S, 3) in uint8, in float32.
+        """The part of the forward pass that no edit can change, of images (B, S, S, 3) in uint8, in float32.
 
-        The tokens (B, N, width) that enter the first block with an edit; without any edit the features (B, width).
+        It ends with the tokens (B, N, width) that enter the first block with an edit, or without any edit with the features (B, width).
         """
-        x = (images.permute(0, 3, 1, 2) - self.mean) / self.std
-        backbone: Any = self.backbone
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+        x = self.normalised(images)
+        backbone = self.backbone
+        with self.autocast(x):
             if self.first is None:
                 return backbone(x).float()
             x = backbone.norm_pre(backbone.patch_drop(backbone._pos_embed(backbone.patch_embed(x))))
             return backbone.blocks[: self.first](x).float()
 
     def features(self, tokens: Tensor) -> Tensor:
-        """The class token (B, width) in float32, of what `frozen` gives."""
+        """The class token (B, width) in float32, of the output of `frozen`."""
         if self.first is None:
             return tokens
-        backbone: Any = self.backbone
-        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.bf16):
+        backbone = self.backbone
+        with self.autocast(tokens):
             return backbone.forward_head(backbone.norm(backbone.blocks[self.first :](tokens))).float()
 
-    def compile_blocks(self) -> "Classifier":
-        """Has the blocks from the first edit on compiled, each kind when it is first called."""
-        backbone: Any = self.backbone
+    def normalised(self, images: Tensor) -> Tensor:
+        """Images (B, S, S, 3) in uint8 as the backbone takes them: (B, 3, S, S) in float32."""
+        return (images.permute(0, 3, 1, 2) - self.mean) / self.std
+
+    def autocast(self, tensor: Tensor) -> torch.autocast:
+        """A context that computes in bf16 on the tensor's device, if the model does."""
+        return torch.autocast(tensor.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def compile_blocks(self) -> Self:
+        """Compiles the blocks from the first edit on, each kind of block at its first call."""
         if self.first is not None:
             self.compiled = True
-            compile_blocks(backbone.blocks[self.first :])
+            compile_blocks(list(self.backbone.blocks)[self.first :])
         return self
 
     def batch(self, inputs: Tensor, size: int) -> Tensor:
-        """`forward` for one of many batches of a size; a shorter one, as the last may be, is not worth a compilation."""
+        """`forward` for one of many batches of a size; a shorter batch, as the last may be, runs without compilation."""
         with torch.compiler.set_stance("force_eager") if self.compiled and len(inputs) != size else nullcontext():
             return self(inputs)
 
@@ -85,23 +105,19 @@ class Classifier(nn.Module):
 
 
 def build(
-    backbone: nn.Module, adapter: Adapter, classes: int, normalisation: tuple[tuple[float, ...], tuple[float, ...]], seed: int, bf16: bool
-) -> Classifier:
-    """A classifier around the frozen backbone, whose weights it shares; `seed` fixes all that is new. `normalisation` is (mean, std)."""
+    backbone: nn.Module, adapter: Adapter, classes: int, normalisation: Normalisation, seed: int, *, bf16: bool,
+    kind: type[Classifier] = Classifier,
+) -> Classifier:  # fmt: skip
+    """A model of this kind around the frozen backbone. It shares the backbone's weights; `seed` fixes all new parameters."""
     adapted = inject(backbone, adapter, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = nn.Linear(backbone.num_features, classes)  # type: ignore[arg-type]
-    model = Classifier(adapted, head, *normalisation, bf16=bf16).to(next(backbone.parameters()).device)
-    if adapter.checkpoint:
-        from pvera.exchange.read import initialise
-
-        initialise(model, adapter)
-    return model
+        head = nn.Linear(kind.width(backbone), classes)
+    return kind(adapted, head, *normalisation, bf16=bf16).to(next(backbone.parameters()).device)
 
 
 def hold_in_bf16(backbone: nn.Module) -> nn.Module:
-    """Converts the frozen matrices once, so that no step casts them again; norms, tokens and scales stay in float32."""
+    """Converts the frozen matrices to bf16 once, so that no step casts them again. Norms, tokens and scales stay in float32."""
     for module in backbone.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.to(torch.bfloat16)

@@ -1,4 +1,4 @@
-"""`compile=true`: the adapted blocks as torch.compile makes them, each kind of block once, for batches of one size."""
+"""`compile=true`: blocks compiled by torch.compile, each kind of block once, for batches of one size."""
 
 import os
 import shutil
@@ -11,12 +11,12 @@ from adapters.inject import edits
 from adapters.stream import stream
 from pvera.errors import UserError
 
-#: How many shapes and kinds of block one process may compile: packs of several sizes, adapters, merged weights. By default 8, then none.
+#: Limit of compilations in a process, one for each shape and kind of block. torch's default of 8 is too low for packs of several sizes.
 KINDS = 256
 
 
 def compile_blocks(blocks: Iterable[nn.Module]) -> None:
-    """From now on these are compiled when they are called; blocks of the same make share what was compiled."""
+    """Has each block compiled when it is first called; blocks of the same structure share the result."""
     torch.compiler.config.recompile_limit = KINDS
     for block in blocks:
         for edit in edits(block):
@@ -25,7 +25,7 @@ def compile_blocks(blocks: Iterable[nn.Module]) -> None:
 
 
 def check(device: torch.device) -> None:
-    """Raises UserError where the compiler that torch.compile needs is missing."""
+    """Raises UserError if torch.compile has no C++ compiler for this device."""
     compilers = [os.environ.get("CXX") or "g++", "clang++"]
     if device.type == "cpu" and not any(map(shutil.which, compilers)):
         raise UserError(f"compile=true needs a C++ compiler, found neither {' nor '.join(compilers)}: install one, or leave compile out")

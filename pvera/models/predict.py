@@ -1,4 +1,4 @@
-"""Logits and probabilities of whole splits, one pass in evaluation mode for several models."""
+"""Logits and probabilities of whole splits, for several models in one pass in evaluation mode."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from adapters.inject import edits
 from adapters.merge import merged
 from pvera.models.classifier import Classifier
 
-#: Images in a pass on a GPU; on a CPU that many tokens or so, for what one layer makes of them stays in the cache until the next reads it.
-EVAL_BATCH, CACHED_TOKENS = 100, 4096
+#: Images in a pass on a GPU.
+EVAL_BATCH = 100
+#: Tokens in a pass on a CPU, about: the output of a layer then stays in the cache until the next layer reads it.
+CACHED_TOKENS = 4096
 
 
 def eval_batch(model: Classifier) -> int:
-    """How many images a pass without gradients takes."""
+    """Number of images in a pass without gradients."""
     patches: int = getattr(getattr(model.backbone, "patch_embed", None), "num_patches", 1)
     return EVAL_BATCH if model.mean.device.type != "cpu" else max(1, min(EVAL_BATCH, CACHED_TOKENS // patches))
 
 
 def logits_of(model: Classifier, images: Tensor) -> Tensor:
-    """Logits (N, classes) in evaluation mode of images (N, S, S, 3) in uint8, or of what `frozen` made of them, in their order."""
+    """Logits (N, classes) in evaluation mode of images (N, S, S, 3) in uint8, or of the output of `frozen` on them."""
     return logits_of_all([model], images)[0]
 
 
 @torch.inference_mode()
 def logits_of_all(models: Sequence[Classifier], images: Tensor) -> Tensor:
-    """Logits (K, N, classes) of models that differ in their adapters' weights alone: one pass over the images serves all.
+    """Logits (K, N, classes) of K models that differ in the weights of their edits and heads alone.
 
-    What no edit can change is computed once for all of them, and edits that plain weights can hold are merged into such.
+    The part that no edit can change is computed once for all of them. Edits that plain weights can hold are merged for the pass.
     """
-    device = models[0].mean.device
+    device, size = models[0].mean.device, eval_batch(models[0])
     parts = []
     with ExitStack() as stack:
         for model in models:
-            stack.enter_context(_plain(model))
-        size = eval_batch(models[0])
+            stack.enter_context(_merged_if_exact(model.eval()))
         for batch in images.split(size):
             inputs = batch.to(device)
             inputs = inputs if inputs.is_floating_point() else models[0].frozen(inputs)
@@ -46,13 +47,12 @@ def logits_of_all(models: Sequence[Classifier], images: Tensor) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _plain(model: Classifier) -> AbstractContextManager[object]:
-    """The model in evaluation mode, merged where that can be: not in bf16, which may be too coarse for an edit beside its weight."""
-    model.eval()
-    can = not model.bf16 and all(edit.adapter.mergeable for edit in edits(model))
-    return merged(model) if can else nullcontext()
+def _merged_if_exact(model: Classifier) -> AbstractContextManager[object]:
+    """Merges the edits if they allow it; not in bf16, which may be too coarse to hold an edit next to its weight."""
+    exact = not model.bf16 and all(edit.adapter.mergeable for edit in edits(model))
+    return merged(model) if exact else nullcontext()
 
 
 def probabilities(logits: Tensor) -> Tensor:
-    """One softmax of the logits, of the same shape in float32, on the CPU."""
+    """One softmax of the logits, of the same shape, in float32 on the CPU."""
     return logits.softmax(-1).cpu()

@@ -7,16 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from adapters.base import Adapter
-from data.segmentation import IGNORED
+from data.segmentation import Pairs
 from pvera.config import Run
 from pvera.errors import UserError
 from pvera.models import checkpoint, resources
 from pvera.models.classifier import count, hold_in_bf16
 from pvera.models.data import Data
-from pvera.models.segmenter import build, evaluate
+from pvera.models.segmenter import build, cross_entropy, evaluate
 from pvera.training.learner import Learner
 from pvera.training.loop import fit
 
@@ -25,8 +24,8 @@ class SegmentationLearner(Learner):
     """A learner with labels (N, S, S), a class for each pixel."""
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The mean cross entropy (nats) of logits (B, classes, S, S) over the pixels that are not ignored."""
-        return functional.cross_entropy(logits, labels, ignore_index=IGNORED)
+        """The mean cross entropy (nats) of logits (B, classes, S, S) over the pixels that are not ignored; 0 if all are."""
+        return cross_entropy(logits, labels)
 
     def validation(self, data: Data) -> tuple[float, float]:
         """Cross entropy and mIoU."""
@@ -34,7 +33,7 @@ class SegmentationLearner(Learner):
         return tested["loss"], tested["miou"]
 
 
-def train_and_test(run: Run, adapter: Adapter, backbone: nn.Module, splits: dict[str, Any], classes: int, title: str) -> dict[str, Any]:
+def train_and_test(run: Run, adapter: Adapter, backbone: nn.Module, splits: dict[str, Pairs], classes: int, title: str) -> dict[str, Any]:
     """Trains one adapter on the split train, with early stopping on val, and tests it on test. Returns values for a row.
 
     Raises UserError if the loss is not finite.

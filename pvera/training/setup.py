@@ -9,6 +9,7 @@ from torch import nn
 
 from adapters.base import Adapter
 from pvera.config import Run
+from pvera.exchange.read import initialise
 from pvera.models.class_token import class_token_only
 from pvera.models.classifier import build, hold_in_bf16
 from pvera.training.learner import Learner
@@ -23,6 +24,8 @@ def frozen_backbone(run: Run, device: torch.device) -> nn.Module:
 def learner(run: Run, adapter: Adapter, backbone: nn.Module, epochs: int | None = None) -> Learner:
     """A learner at its start, for one grid point's adapter; trained for the run's number of epochs, or for `epochs`."""
     model = build(backbone, adapter, run.task.classes, run.normalisation(), run.seed, bf16=run.precision == "bf16")
+    if adapter.checkpoint:
+        initialise(model, adapter)
     if run.compile:
         model.compile_blocks()
     return Learner(model, adapter, run.trainer if epochs is None else replace(run.trainer, epochs=epochs), run.protocol, run.seed)

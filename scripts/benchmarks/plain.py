@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from pvera.models.backbones import NORMALISATIONS
+from data.resize import NORMALISATIONS
 
 
 class Jpegs(Dataset):

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from scipy import stats
 from torch import nn
 
+from adapters.errors import AdapterError
 from adapters.inject import edits, sampling
-from pvera.errors import UserError
+from pvera.errors import MISTAKES, UserError
 from pvera.exchange.read import adopt, read
 from pvera.models.classifier import Classifier
 from tests.helpers.dinov2 import (
@@ -58,7 +59,16 @@ IN = {
     "vera-one-layer": ("vera", VeraConfig(r=4, target_modules=QV, layers_to_transform=[0])),
     "lora": ("lora", LoraConfig(r=4, target_modules=EVERY, lora_alpha=12)),
     "lora-pattern": ("lora", LoraConfig(r=4, target_modules=r".*layer\.1\.attention\.[qv]_proj")),
-    "dora": ("dora", LoraConfig(r=4, target_modules=QV, use_dora=True)),
+    "lora-pattern-first": ("lora", LoraConfig(r=4, target_modules=r".*layer\.0\.attention\.[qv]_proj")),
+    "lora-pattern-all": ("lora", LoraConfig(r=4, target_modules=r".*\.(q|v|o)_proj")),
+    "lora-index-first": ("lora", LoraConfig(r=4, target_modules=["0.attention.q_proj", "0.attention.v_proj"])),
+    "lora-excluded": ("lora", LoraConfig(r=4, target_modules=QV, exclude_modules=r".*layer\.1\..*")),
+    "lora-dropout": ("lora", LoraConfig(r=4, target_modules=QV, lora_dropout=0.1)),
+    "lora-gaussian": ("lora", LoraConfig(r=4, target_modules=QV, init_lora_weights="gaussian")),
+    "lora-orthogonal": ("lora", LoraConfig(r=4, target_modules=QV, init_lora_weights="orthogonal")),
+    "lora-random": ("lora", LoraConfig(r=4, target_modules=QV, init_lora_weights=False)),
+    "dora": ("dora", LoraConfig(r=4, target_modules=QV, use_dora=True, lora_dropout=0.2)),
+    "pvera-pattern-first": ("pvera", PveraConfig(r=4, target_modules=r".*layer\.[0]\..*\.(fc1|q_proj)")),
     "ia3": ("ia3", IA3Config(target_modules=["k_proj", "v_proj", "fc2"], feedforward_modules=["fc2"])),
 }
 FUSED = {
@@ -196,6 +206,18 @@ def test_all_blocks_share_one_pair(tmp_path):
     assert len(set(pairs)) == 2  # q and v
 
 
+@pytest.mark.parametrize("pattern", [r".*layer\.[0-1]\.attention\.q_proj", r".*layer\.\d\.attention\.q_proj"])
+def test_a_pattern_over_the_first_blocks_fits_a_deeper_model(pattern, tmp_path):
+    model = with_classifier(dinov2(num_hidden_layers=3))
+    config = LoraConfig(r=4, target_modules=pattern, modules_to_save=["classifier"], layers_to_transform=None)
+    config.exclude_modules = r".*layer\.2\..*"
+    model = randomise(get_peft_model(model, config))
+    model.save_pretrained(str(tmp_path))
+    new = adopt(adapter("lora", checkpoint=str(tmp_path)))
+    assert new.layers == [0, 1]
+    assert_same(ours(classifier(new, twin(dinov2(num_hidden_layers=3)))), theirs(model))
+
+
 # sampling
 
 
@@ -236,7 +258,7 @@ def test_peft_samples_the_same_distribution(name, kind, tmp_path):
 
 def test_pairs_per_branch_cannot_be_sampled_apart(tmp_path):
     model = trained(OUT["pvera-per_branch"])
-    with pytest.raises(UserError, match="PEFT cannot sample pairs A, B per branch: .*, what is zero for a layer has sigma 1, not 0"):
+    with pytest.raises(UserError, match="PEFT cannot sample pairs A, B per branch: .*, a branch that a layer lacks has sigma 1, not 0"):
         export(model, tmp_path, "hf", sample=True)
     config = tmp_path / "adapter_config.json"
     export(model, tmp_path)
@@ -262,7 +284,7 @@ def spoil(folder, **settings) -> None:
 
 
 def refused(folder, name: str = "lora") -> str:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(MISTAKES) as caught:
         start_from(name, folder)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -276,8 +298,8 @@ def refused(folder, name: str = "lora") -> str:
         ({"bias": "all"}, "bias='all' is out of scope here"),
         ({"layers_pattern": "layer"}, "layers_pattern='layer' is out of scope"),
         ({"use_rslora": True}, "use_rslora=True is out of scope"),
-        ({"lora_dropout": 0.1}, "lora_dropout=0.1 is out of scope"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa' is out of scope"),
+        # These initialisations change the frozen weights.
+        *(({"init_lora_weights": name}, f"init_lora_weights='{name}' is out of scope") for name in ("pissa", "olora", "corda", "loftq")),
         ({"a_future_setting": 1}, "a_future_setting=1 is out of scope"),
         (
             {"modules_to_save": ["classifier", "layernorm"]},
@@ -392,5 +414,5 @@ def test_the_checksum_is_of_the_contents(lora, tmp_path):
     spoil(lora, lora_alpha=3)
     with pytest.raises(UserError, match=r"has sha256 [0-9a-f]{12}, expected " + str(new.checkpoint_sha256)[:12]):
         adopt(new)
-    with pytest.raises(UserError, match="checkpoint_sha256 is set, but adapter.checkpoint is not"):
+    with pytest.raises(AdapterError, match="checkpoint_sha256 is set, but adapter.checkpoint is not"):
         adapter("lora", checkpoint_sha256="0" * 64)

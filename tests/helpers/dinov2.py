@@ -10,7 +10,7 @@ from torch.nn import functional
 from transformers import Dinov2Config, Dinov2Model
 
 from adapters.inject import edits
-from pvera.exchange.read import adopt
+from pvera.exchange.read import adopt, initialise
 from pvera.exchange.write import write
 from pvera.models.classifier import Classifier, build
 from tests.helpers.models import CLASSES, HALF, adapter, batch, randomise, train
@@ -106,8 +106,11 @@ def with_classifier(model: Dinov2Model) -> Dinov2Model:
 
 
 def classifier(new, backbone: nn.Module | None = None, seed: int = 0) -> Classifier:
-    """Ours, around the twin."""
-    return build(backbone or twin(dinov2()), new, CLASSES, HALF, seed, bf16=False)
+    """Ours, around the twin; it starts from the adapter's checkpoint if there is one."""
+    model = build(backbone or twin(dinov2()), new, CLASSES, HALF, seed, bf16=False)
+    if new.checkpoint:
+        initialise(model, new)
+    return model
 
 
 def trained(new) -> Classifier:
@@ -122,7 +125,7 @@ def start_from(name: str, folder: Path) -> Classifier:
 
 def export(model: Classifier, folder: Path, kind: str = "hf", sample: bool = False) -> Path:
     folder.mkdir(exist_ok=True)
-    write(model, next(edits(model)).adapter, folder, kind, sample, {})
+    write(model, next(edits(model)).adapter, folder, kind, {}, sample=sample)
     return folder
 
 

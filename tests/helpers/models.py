@@ -69,7 +69,7 @@ def vit(seed: int = 0, **settings) -> VisionTransformer:
 
 
 def classifier(new: Adapter, backbone: nn.Module | None = None, seed: int = 0, bf16: bool = False) -> Classifier:
-    return build(backbone or vit(), new, CLASSES, HALF, seed, bf16)
+    return build(backbone or vit(), new, CLASSES, HALF, seed, bf16=bf16)
 
 
 def batch(count: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:

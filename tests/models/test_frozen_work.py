@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from timm.models.deit import VisionTransformerDistilled
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pvera.config import Protocol, Trainer
@@ -98,6 +99,29 @@ def test_the_last_block_stays_whole_where_other_tokens_count():
     behind = models.adapter("pvera", targets=["q", "proj"])  # its KL is a mean over all tokens
     assert not isinstance(class_token_only(models.vit(), behind).blocks[-1], ClassTokenBlock)
     assert isinstance(class_token_only(models.vit(), models.adapter("lora", targets=["q", "proj"])).blocks[-1], ClassTokenBlock)
+
+
+def test_the_last_block_stays_whole_under_a_head_that_reads_two_tokens():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        distilled = VisionTransformerDistilled(
+            img_size=models.SIZE, patch_size=8, embed_dim=models.WIDTH, depth=2, num_heads=2, num_classes=0, global_pool="token",
+        ).requires_grad_(False).eval()  # fmt: skip
+    model = models.classifier(models.adapter("lora"), class_token_only(distilled, models.adapter("lora"))).eval()
+    assert not isinstance(model.backbone.blocks[-1], ClassTokenBlock)
+    images = models.batch()[0]
+    features = distilled((images.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5)  # the mean of both tokens
+    torch.testing.assert_close(model(images), model.head(features), atol=1e-5, rtol=1e-5)
+
+
+def test_registers_are_no_reason_to_keep_the_last_block_whole():
+    new = models.adapter("lora")
+    full, short = (
+        models.classifier(new, backbone) for backbone in (models.vit(reg_tokens=4), class_token_only(models.vit(reg_tokens=4), new))
+    )
+    assert isinstance(short.backbone.blocks[-1], ClassTokenBlock)
+    images = models.batch()[0]
+    torch.testing.assert_close(models.logits(short, images), models.logits(full, images), atol=1e-5, rtol=1e-5)
 
 
 class Reads(TorchDispatchMode):

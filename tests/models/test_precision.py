@@ -72,7 +72,8 @@ def test_both_kinds_of_attention_train_alike():
 
 def test_freed_memory_that_is_kept_is_not_counted_as_used():
     code = (
-        "import pvera, torch; from pvera import resources as r; cpu = torch.device('cpu'); r.keep_freed_memory(); r.reset_peak_memory(cpu);"
+        "import pvera, torch; from pvera.models import resources as r; cpu = torch.device('cpu'); r.keep_freed_memory();"
+        "r.reset_peak_memory(cpu);"
         "before = r.memory(cpu); x = torch.ones(50_000_000); used = r.memory(cpu) - before; del x; r.reset_peak_memory(cpu);"
         "print(used > 150e6, r.memory(cpu) - before < 50e6, r.peak_memory(cpu) - before < 50e6)"
     )

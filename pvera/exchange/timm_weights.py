@@ -1,0 +1,22 @@
+"""From a trained model to plain weights for timm, with the adapter merged into them."""
+
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from adapters.merge import merged
+from pvera.errors import UserError
+from pvera.models.classifier import Classifier
+
+
+def write(model: Classifier, file: Path) -> None:
+    """Writes the state dict of timm's model with a classifier. Raises UserError if the adapter cannot be merged."""
+    try:
+        with merged(model):
+            state = {name: tensor.contiguous().clone() for name, tensor in model.backbone.state_dict().items()}
+    except TypeError as error:
+        raise UserError(str(error)) from None
+    # A distilled DeiT has two classifiers and averages their logits; ours reads the mean of their two tokens.
+    heads = ("head", "head_dist") if hasattr(model.backbone, "head_dist") else ("head",)
+    state |= {f"{head}.{name}": tensor.clone() for head in heads for name, tensor in model.head.state_dict().items()}
+    save_file(state, file, metadata={"format": "pt"})

@@ -1,0 +1,103 @@
+"""The weights of a backbone: their file on the hub, and the state dict for timm's model."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data import wheels
+from pvera.errors import UserError
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
+    from torch import Tensor
+
+_HUB_TIMEOUT = 5.0  # seconds
+
+
+def from_hub(name: str, expected_sha256: str | None) -> Path:
+    """The safetensors file of timm's model `name` in the cache of the Hugging Face hub, downloaded on first use.
+
+    Raises UserError if the model has no weights on the hub, the download fails, or the file has another sha256.
+    """
+    path = _downloaded(name)
+    if expected_sha256 and (sha256 := wheels.sha256(path)) != expected_sha256:
+        raise UserError(f"{path} has sha256 {sha256}, backbone.sha256 expects {expected_sha256}: not used")
+    return path
+
+
+def _downloaded(name: str) -> Path:
+    import timm
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        config: Any = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise UserError(f"backbone.timm={name}: {error}") from error
+    if config is None or not config.hf_hub_id:
+        raise UserError(f"backbone.timm={name} has no weights on the hub; set backbone.checkpoint or choose another")
+    file: dict[str, Any] = {"repo_id": config.hf_hub_id, "filename": "model.safetensors"}
+    try:
+        return Path(hf_hub_download(**file, local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        # One request without retries: the download itself would retry for most of a minute where there is no network.
+        get_hf_file_metadata(hf_hub_url(**file), timeout=_HUB_TIMEOUT)
+        return Path(hf_hub_download(**file))
+    except Exception as error:  # the hub's errors and those of its HTTP library, which changes between versions
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"could not download {file['repo_id']} from the Hugging Face hub ({type(error).__name__}: {reason[:200]}); "
+            "without network take backbone=dinov2_vits14_offline"
+        ) from error
+
+
+def read(path: Path, model: VisionTransformer, name: str, *, antialias: bool) -> dict[str, Tensor]:
+    """The state dict for `model` (timm's `name`) of a safetensors file, in fp32 and without the classifier.
+
+    timm resamples the position embedding to the model's grid, with antialiasing or without. Raises UserError if the file is not
+    safetensors or belongs to another backbone.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a safetensors file ({error}); pickled checkpoints are not read: convert it first") from error
+    state = {key: tensor.float() for key, tensor in state.items() if not key.startswith(("head.", "head_dist."))}
+    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    # Checked before timm's filter too, which would resample another backbone's patch embedding to make it fit.
+    reason = _misfit({key: shape for key, shape in shapes.items() if key != "pos_embed"}, expected, shapes)
+    if reason is None:
+        try:
+            state = checkpoint_filter_fn(state, model, antialias=antialias)
+        except RuntimeError as error:
+            raise UserError(f"{path} does not fit {name}: {' '.join(str(error).split())}") from error
+        found = {key: tuple(tensor.shape) for key, tensor in state.items()}
+        reason = _misfit(found, expected, shapes) or _incomplete(found.keys(), expected.keys())
+    if reason is not None:
+        raise UserError(f"{path} does not fit {name}: {reason}; is it another backbone's?")
+    return state
+
+
+def _misfit(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]], stored: dict[str, tuple[int, ...]]) -> str | None:
+    """The first tensor of another shape than the model's, with the shape that it has in the file."""
+    for key, shape in expected.items():
+        if found.get(key, shape) != shape:
+            return f"{key} has shape {stored[key]}, expected {shape}"
+    return None
+
+
+def _incomplete(found: Set[str], expected: Set[str]) -> str | None:
+    """The first tensor that the file lacks, or else the first that the model lacks."""
+    if missing := sorted(expected - found):
+        return f"it has no {missing[0]}" + (f" (and {len(missing) - 1} more are missing)" if missing[1:] else "")
+    if unknown := sorted(found - expected):
+        return f"it has {unknown[0]}" + (f" (and {len(unknown) - 1} more)" if unknown[1:] else "") + ", which the model has not"
+    return None
