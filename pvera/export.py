@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         _make(options.folder)
         from pvera.evaluators.trained import restore  # after what takes no time
 
-        run, model = restore(options.run.with_suffix(".safetensors"), "cpu", precision="fp32")
+        run, model, _ = restore(options.run.with_suffix(".safetensors"), "cpu", precision="fp32")
         if options.to == "timm":
             _write_timm(run, model, options.folder)
         else:
