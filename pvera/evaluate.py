@@ -1,56 +1,70 @@
-"""`python -m pvera.evaluate CHECKPOINT` checks one cell of a table again, or a PEFT checkpoint."""
+"""`python -m pvera.evaluate CHECKPOINT` tests a trained run again and compares with its row; it tests a PEFT checkpoint on a task too.
+
+With `--with NAME` it runs an evaluator in place of that, and writes <name>-<run>.json beside the row (or into --out) and figures.
+"""
 
 from __future__ import annotations
 
-import argparse
 import sys
+from argparse import ArgumentParser, Namespace, RawTextHelpFormatter
 from pathlib import Path
 
+from pvera import command, storage
 from pvera.errors import UserError
+from pvera.evaluators import evaluators
+from pvera.evaluators.base import Evaluator
+from pvera.evaluators.command import STOPPED, add_options, check, open_run, write_reports
+from pvera.evaluators.trained import Trained, checkpoint_of, open_peft
+from pvera.metrics.table import evaluate
+from pvera.rows import store
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Rebuilds a trained model from its checkpoint, tests it and compares with its row; tests a PEFT checkpoint on a task."""
-    parser = argparse.ArgumentParser(prog="python -m pvera.evaluate", description=main.__doc__)
+    """The command; returns its exit code."""
+    choice = ArgumentParser(add_help=False)
+    choice.add_argument("--with", dest="evaluator", choices=evaluators(), help="an evaluator; with --help its options are listed too")
+    chosen = evaluators().get(choice.parse_known_args(arguments)[0].evaluator, Evaluator())
+    parser = ArgumentParser("python -m pvera.evaluate", description=__doc__, parents=[choice], formatter_class=RawTextHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="a row or the .safetensors beside it, or the folder of a PEFT checkpoint")
     parser.add_argument("overrides", nargs="*", help="for a PEFT checkpoint: what to test it on (task=... backbone=...)")
-    parser.add_argument("--root", help="where the data is, if not where it was")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--samples", type=int, metavar="N", help="average the softmax over N sampled passes, in place of the mean mode")
-    options = parser.parse_intermixed_args(arguments)
-    from pvera.command import MISTAKES, explain
-    from pvera.evaluators.sampled import predict
-    from pvera.evaluators.trained import checkpoint_of, rebuild
-    from pvera.exchange.trial import rebuild_peft
-    from pvera.metrics.table import evaluate
-    from pvera.models.predict import logits_of, probabilities
-    from pvera.rows import store
+    add_options(parser, chosen)
+    if type(chosen) is Evaluator:
+        parser.add_argument("--samples", type=int, metavar="N", help="average the softmax over N sampled passes, in place of the mean mode")
 
-    try:
+    def body(options: Namespace) -> None:
+        check(chosen, options)
         if options.checkpoint.is_file() and options.overrides:
-            raise UserError(f"{options.checkpoint} says itself what it is tested on: leave out {options.overrides[0]}")
-        if options.checkpoint.is_dir() or options.overrides:
-            root = [f"source.root={options.root}"] if options.root else []
-            model, test = rebuild_peft(options.checkpoint, [*options.overrides, *root, f"device={options.device}"])
+            raise UserError(f"{options.checkpoint} has settings of its own: leave out {options.overrides[0]}")
+        is_peft = options.checkpoint.is_dir() or bool(options.overrides)
+        if options.evaluator is None:
+            _compare(_open(options, is_peft), options.samples)
         else:
-            file = checkpoint_of(options.checkpoint) if options.checkpoint.suffix == ".json" else options.checkpoint
-            model, test = rebuild(file, options.root, options.device)
-        if options.samples is None:
-            predicted = probabilities(logits_of(model, test.images))
-        else:
-            predicted = predict(model, test.images, options.samples).mean
-        found = evaluate(predicted, test.labels.cpu())
-        row_path = options.checkpoint.with_suffix(".json")
-        row = store.read(row_path) if row_path.exists() else None
-    except MISTAKES as error:
-        print(f"pvera: {explain(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("pvera: stopped", file=sys.stderr)
-        return 130
-    for name, value in found.items():
-        print(f"test_{name:6} {value:.6f}" + (f"   in the row {row.test[name]:.6f}" if row and name in row.test else ""))
-    return 0
+            storage.ensure_writable(options.out or (options.checkpoint if is_peft else checkpoint_of(options.checkpoint).parent))
+            write_reports(chosen, options, _open(options, is_peft))
+
+    return command.run(parser, body, arguments, STOPPED)
+
+
+def _open(options: Namespace, is_peft: bool) -> Trained:
+    if not is_peft:
+        return open_run(options.checkpoint, options)
+    return open_peft(options.checkpoint, options.overrides, root=options.root, device=options.device, images=options.images)
+
+
+def _compare(trained: Trained, samples: int | None) -> None:
+    """Prints the test metrics beside those of the row, computed as they were for the row."""
+    from pvera.models.monte_carlo import predict
+    from pvera.models.predict import logits_of, probabilities
+
+    if samples is None:
+        predicted = probabilities(logits_of(trained.model, trained.images))
+    else:
+        predicted = predict(trained.model, trained.images, samples).mean
+    path = trained.path.with_suffix(".json")
+    row = store.read(path) if path.exists() else None
+    for name, value in evaluate(predicted, trained.labels).items():
+        of_row = row.test.get(name) if row else None
+        print(f"test_{name:6} {value:.6f}" + ("" if of_row is None else f"   in the row {of_row:.6f}"))
 
 
 if __name__ == "__main__":

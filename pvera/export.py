@@ -34,7 +34,7 @@ def export(options: argparse.Namespace) -> None:
     from pvera.evaluators.trained import restore  # torch takes seconds to import
     from pvera.exchange import timm_weights, write
 
-    run, model = restore(options.run.with_suffix(".safetensors"), "cpu", precision="fp32")
+    run, model, _ = restore(options.run.with_suffix(".safetensors"), "cpu", precision="fp32")
     if options.to == "timm":
         timm_weights.write(model, options.folder / "model.safetensors")
         (options.folder / "model.json").write_text(json.dumps(_description(run), indent=1) + "\n")

@@ -14,9 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pvera.plan", description=main.__doc__)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="the words of python -m pvera")
     parser.add_argument("-m", "--multirun", action="store_true", help="accepted, since a sweep's command has it")
-    parser.add_argument(
-        "--runs", action="store_true", help="list the state of each run instead: done, claimed, failed, in progress, to do"
-    )
+    parser.add_argument("--runs", action="store_true", help="list the state of each run instead: done, claimed, failed, in progress, to do")
     return command.run(parser, body, arguments)
 
 

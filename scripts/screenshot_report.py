@@ -27,8 +27,8 @@ def browser(width: int, height: int, scheme: str):
         from selenium import webdriver
     except ImportError as error:
         raise RuntimeError("selenium is not installed: pip install -e '.[dev]'") from error
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
+    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not chromedriver:
         raise RuntimeError("chromium or chromedriver is not on the path (Debian: chromium, chromium-driver)")
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
         options = webdriver.ChromeOptions()
@@ -36,24 +36,24 @@ def browser(width: int, height: int, scheme: str):
         for flag in (*FLAGS, f"--user-data-dir={profile}", f"--window-size={max(width, 500)},{height}"):
             options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+        driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
         try:
             # The narrowest window is wider than a phone, so the width is set as for one.
-            found.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
+            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
                                   {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500})  # fmt: skip
-            found.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
-            yield found
+            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+            yield driver
         finally:
-            found.quit()
+            driver.quit()
 
 
-def open_page(found, page: Path) -> None:
+def open_page(driver, path: Path) -> None:
     """Opens a report and waits until its tables sort and the charts in sight are drawn."""
     from selenium.webdriver.support.ui import WebDriverWait
 
-    found.get(page.resolve().as_uri())
-    WebDriverWait(found, 60).until(
-        lambda one: one.execute_script(
+    driver.get(path.resolve().as_uri())
+    WebDriverWait(driver, 60).until(
+        lambda page: page.execute_script(
             "const seen = box => box.checkVisibility({contentVisibilityAuto: true}) && box.getBoundingClientRect().top < innerHeight + 500;"
             "return document.documentElement.dataset.tables === 'ready'"
             " && [...document.querySelectorAll('.chart')].every(box => 'drawn' in box.dataset || !seen(box));"
@@ -74,9 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     try:
         for name, (width, height, scheme) in VIEWS.items():
-            with browser(width, options.height or height, scheme) as found:
-                open_page(found, options.page)
-                shot = found.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})["data"]
+            with browser(width, options.height or height, scheme) as driver:
+                open_page(driver, options.page)
+                shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})["data"]
                 path = options.out / f"report-{name}.png"
                 path.write_bytes(base64.b64decode(shot))
                 print(path)

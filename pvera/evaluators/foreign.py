@@ -1,20 +1,20 @@
-"""Images that a run was not trained for: another task's test split from any source, or a folder of images."""
+"""Out-of-distribution images: the test split of another task, or a folder of images."""
 
 from __future__ import annotations
 
 import shlex
 import sys
+from argparse import ArgumentParser
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data import tasks
-from data.request import parse
 from data.source import Source
 from data.sources import kinds
-from pvera.errors import MISTAKES, UserError
-from pvera.evaluators.trained import Reopened, thinned
+from pvera.errors import UserError
+from pvera.evaluators.trained import Trained, as_tensor, thinned, with_root
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,33 +23,36 @@ if TYPE_CHECKING:
     from pvera.config import Run
 
 SPEC = "task=NAME [source=NAME root=DIR limit=N], quoted together, or folder=DIR"
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+NAMED = 5  # files that a warning names
 
 
 @dataclass
-class Elsewhere:
+class OODImages:
     """Images that a run was not trained for, as the command line names them: `task=dtd source=folder root=DIR`, or `folder=DIR`."""
 
     task: str | None = None
-    """A task, whose test split is meant."""
+    """A task. Its test split is taken."""
     folder: str | None = None
     """A folder of images, searched with all its folders."""
     source: str | None = None
-    """Of the task: tfds, folder or offline, if not the run's own."""
+    """The task's source: tfds, folder or offline. By default it is the run's own."""
     root: str | None = None
-    """Where that source's data is."""
+    """The folder of that source's data."""
     limit: int | None = None
-    """The first so many images of the test split only, so that no more are prepared."""
+    """Only the first so many images of the test split are prepared."""
 
     def __post_init__(self) -> None:
         if (self.task is None) == (self.folder is None):
             raise UserError("out-of-distribution images are either task=NAME or folder=DIR")
         if self.folder is not None and (self.source or self.root or self.limit):
             raise UserError("folder=DIR stands alone: source, root and limit belong to a task")
+        if self.task:
+            tasks.find(self.task)
 
     @property
     def name(self) -> str:
-        """For files and tables: the task's name, or the folder's."""
+        """The name in files and tables: the task's, or the folder's."""
         return tasks.find(self.task).name if self.task else Path(str(self.folder)).expanduser().resolve().name
 
     def check(self, run: Run) -> None:
@@ -60,7 +63,7 @@ class Elsewhere:
         source, task = self._source(run), tasks.find(str(self.task))
         same = replace(source, sizes=run.source.sizes, test_limit=run.source.test_limit) == run.source
         if task.name == run.task.name and same:
-            raise UserError(f"the run was trained on {task.name}: name images from elsewhere")
+            raise UserError(f"the run was trained on {task.name}: name other images")
         source.check(task)
 
     def load(self, run: Run, wanted: int | None) -> tuple[np.ndarray, list[str]]:
@@ -70,52 +73,107 @@ class Elsewhere:
         if self.folder is None:
             split = self._source(run).load(tasks.find(str(self.task)), "test", run.image_size)
             chosen, cut = thinned(len(split.images), wanted)
-            images = split.images[chosen] if cut else split.images  # all of them stay on the disk until they are looked at
-            return images, [f"{self.name}: {why}" for why in (split.limited, cut) if why]
+            images = split.images[chosen] if cut else split.images  # all of them stay on disk until they are looked at
+            return images, [f"{self.name}: {reason}" for reason in (split.limited, cut) if reason]
         from data.decode import decode
         from data.resize import RULES
 
-        files = self._files()
+        files, unread = self._files()
+        if unread:
+            named = ", ".join(path.name for path in unread[:NAMED]) + (", ..." if len(unread) > NAMED else "")
+            _warn(f"{len(unread)} of {len(files) + len(unread)} files in {self.folder} are not read: {named}")
         chosen, cut = thinned(len(files), wanted)
         resize, size = RULES[run.source.resize], run.image_size
         stack = [resize(decode(_bytes(files[i]), str(files[i]), upright=True), size) for i in chosen]
         return np.stack(stack), [f"{self.name}: {cut}"] if cut else []
 
     def _source(self, run: Run) -> Source:
-        """The run's source or another, with the run's preprocessing; splits of any size will do."""
+        """The run's source or another, with the run's preprocessing. Its splits may have any size."""
         if self.source is None or self.source == run.source.name:
             source = replace(run.source, sizes="any")
         elif self.source in kinds():
             source = kinds()[self.source](self.source, run.source.resize, run.source.normalisation, "any")
         else:
             raise UserError(f"source must be one of {', '.join(sorted(kinds()))}, found {self.source!r}")
-        if self.root is not None and not source.has_root:
-            raise UserError(f"root is for data in a folder; source={source.name} has none")
-        given: dict[str, Any] = {"root": self.root, "test_limit": self.limit}
-        return replace(source, **{key: value for key, value in given.items() if value is not None})
+        source = source if self.root is None else with_root(source, self.root, "root")
+        return source if self.limit is None else replace(source, test_limit=self.limit)
 
-    def _files(self) -> Sequence[Path]:
+    def _files(self) -> tuple[list[Path], list[Path]]:
+        """The images in the folder and below it, and the other files there. Raises UserError if there is no image."""
         folder = Path(str(self.folder)).expanduser()
         try:
             next(folder.iterdir(), None)
         except OSError as error:
             raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
-        if not (files := sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS and path.is_file())):
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        images = [path for path in files if path.suffix.lower() in IMAGE_ENDINGS]
+        if not images:
             raise UserError(f"no image in the folder {folder} or below it; read are {', '.join(IMAGE_ENDINGS)}")
-        return files
+        return images, [path for path in files if path.suffix.lower() not in IMAGE_ENDINGS]
 
 
-def elsewhere(words: str) -> Elsewhere:
+@dataclass
+class ForeignImages:
+    """Out-of-distribution images, loaded for one run."""
+
+    images: Tensor
+    """(N, S, S, 3) uint8."""
+    limits: list[str]
+    """Why these are not all that there are."""
+    shared: int
+    """The number of them that are among the run's test images too. dsprites_loc and dsprites_ori, for one, have the same pictures."""
+
+
+def add_option(parser: ArgumentParser, *, required: bool = False) -> None:
+    """The option that names out-of-distribution images."""
+    parser.add_argument("--ood", action="append", default=[], required=required, metavar="SPEC", help=f"{SPEC}; may be repeated")
+
+
+def parse(words: str) -> OODImages:
     """Parses `task=dtd source=folder root=DIR`, quoted as in a shell. Raises UserError for an unknown task, key or value."""
+    keys = [field.name for field in fields(OODImages)]
+    values: dict[str, Any] = {}
     try:
-        found = parse(Elsewhere, shlex.split(words))
+        split = shlex.split(words)
     except ValueError as error:
-        if isinstance(error, MISTAKES):
-            raise
         raise UserError(f"{words!r} cannot be read: {error}") from error
-    if found.task:
-        tasks.find(found.task)
-    return found
+    for word in split:
+        key, is_pair, value = word.partition("=")
+        if not is_pair:
+            raise UserError(f"{word!r} is not of the form key=value; there are {'=, '.join(keys)}=")
+        if key not in keys:
+            raise UserError(f"{key} is no key; there are {'=, '.join(keys)}=")
+        if key == "limit" and not (value.isascii() and value.isdigit() and int(value) > 0):
+            raise UserError(f"limit must be a whole number above 0, found {value!r}")
+        values[key] = int(value) if key == "limit" else value
+    return OODImages(**values)
+
+
+def parse_all(specs: Sequence[str]) -> list[OODImages]:
+    """Parses the values of --ood. Raises UserError where two sets have one name."""
+    sets = [parse(words) for words in specs]
+    if len({one.name for one in sets}) < len(sets):
+        raise UserError(f"two sets of images have one name among {', '.join(one.name for one in sets)}: rename a folder")
+    return sets
+
+
+def load_all(sets: Sequence[OODImages], trained: Trained, wanted: int | None) -> dict[str, ForeignImages]:
+    """At most `wanted` images of each set, by its name. Raises UserError where a set cannot be had."""
+    for one in sets:
+        one.check(trained.run)
+    own = {hash(image.numpy().tobytes()) for image in trained.images} if sets else set()
+    loaded = {}
+    for one in sets:
+        images, limits = one.load(trained.run, wanted)
+        shared = sum(hash(image.tobytes()) in own for image in images)
+        if shared:
+            _warn(f"{shared} of {len(images)} images of {one.name} are among the run's test images")
+        loaded[one.name] = ForeignImages(as_tensor(images), limits, shared)
+    return loaded
+
+
+def _warn(text: str) -> None:
+    print(f"pvera: warning: {text}", file=sys.stderr)
 
 
 def _bytes(path: Path) -> bytes:
@@ -123,36 +181,3 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-
-
-@dataclass
-class Foreign:
-    """Images from elsewhere, loaded for one run."""
-
-    images: Tensor
-    """(N, S, S, 3) uint8."""
-    limits: list[str]
-    """Why these are not all that there are."""
-    shared: int
-    """How many of them the run's test images hold too: dsprites_loc and dsprites_ori, for one, have the same pictures."""
-
-
-def load_all(asked: Sequence[Elsewhere], run: Reopened, wanted: int | None) -> dict[str, Foreign]:
-    """At most `wanted` images of each set, by its name. Raises UserError where a set cannot be had or two have one name."""
-    import torch
-
-    from pvera.models.data import Data
-
-    if len({one.name for one in asked}) < len(asked):
-        raise UserError(f"two sets of images have one name among {', '.join(one.name for one in asked)}: rename a folder")
-    for one in asked:
-        one.check(run.run)
-    own = {hash(image.numpy().tobytes()) for image in run.images} if asked else set()
-    found = {}
-    for one in asked:
-        images, limits = one.load(run.run, wanted)
-        shared = sum(hash(image.tobytes()) in own for image in images)
-        if shared:
-            print(f"pvera: warning: {shared} of {len(images)} images of {one.name} are among the run's test images", file=sys.stderr)
-        found[one.name] = Foreign(Data(images, range(len(images)), torch.device("cpu")).images, limits, shared)
-    return found

@@ -1,118 +1,97 @@
-"""Predictions over several passes of a random latent: mean, spread and interval of the softmax, and where its entropy comes from."""
+"""The average softmax of sampled passes: metrics by the number of passes and by the mode of the latent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from adapters.inject import edits, sampling
-from pvera.errors import UserError
-from pvera.models.predict import eval_batch
+from pvera.evaluators.base import Report, add_sampling, at_least, progress, title
+from pvera.evaluators.mean import Mean, quality, reliability_panel, softmax_of
+from pvera.metrics.table import METRICS, evaluate
+from pvera.plots.charts import Chart, Panel, Series
 
 if TYPE_CHECKING:
-    from pvera.models.classifier import Classifier
-
-LEVEL = 0.95
-
-
-@dataclass
-class Prediction:
-    """What n sampled passes say of N images; on the CPU. Entropies are in nats, "predicted" is the most probable class of `mean`."""
-
-    mean: Tensor
-    """(N, C) The average softmax."""
-    sd: Tensor
-    """(N, C) Standard deviation of the softmax over the passes (divided by n, so 0 for one pass)."""
-    low: Tensor
-    """(N,) Quantile (1 - LEVEL) / 2 of the predicted class's probability over the passes, linear between order statistics."""
-    high: Tensor
-    """(N,) Its quantile (1 + LEVEL) / 2."""
-    entropy: Tensor
-    """(N,) H[mean], the predictive entropy."""
-    expected_entropy: Tensor
-    """(N,) The mean of the passes' entropies: what would be left if the latent were known."""
-
-    @property
-    def mutual_information(self) -> Tensor:
-        """(N,) H[mean] - E[H], of the label and the latent."""
-        return (self.entropy - self.expected_entropy).clamp_min(0)
-
-    @property
-    def width(self) -> Tensor:
-        """(N,) Of the interval [low, high]."""
-        return self.high - self.low
-
-    @property
-    def predicted_sd(self) -> Tensor:
-        """(N,) Standard deviation of the predicted class's probability."""
-        return self.sd.gather(1, self.mean.argmax(1, keepdim=True)).squeeze(1)
+    from pvera.evaluators.trained import Trained
+    from pvera.models.monte_carlo import Prediction
 
 
-def is_stochastic(model: Classifier) -> bool:
-    """Whether sampling changes anything in this model."""
-    return any(edit.adapter.stochastic for edit in edits(model))
+class Sampled(Mean):
+    name = "sampled"
+    title = "Sampled passes"
+
+    def add_options(self, parser: ArgumentParser) -> None:
+        add_sampling(parser)
+        parser.add_argument(
+            "--curve", type=int, default=64, metavar="N", help="metrics of 1, 2, 4, ... up to N passes (default 64; 0: none)"
+        )
+
+    def check(self, options: Namespace) -> None:
+        at_least(options, 0, "curve")
+
+    def run(self, trained: Trained, options: Namespace) -> Report:
+        mean = quality(softmax_of(trained), trained.labels)
+        with progress(passes(trained, options), title(trained.about())) as bar:
+            _, measured = measure(trained, mean["metrics"], options, bar.update)
+        return {"mean": mean} | measured
+
+    def panels(self, report: Report) -> list[Panel]:
+        return [reliability_panel(report), *passes_panels(report)]
 
 
-def predict(model: Classifier, images: Tensor, samples: int, seed: int = 0) -> Prediction:
-    """`samples` sampled passes over images (N, S, S, 3) in uint8, or over what `frozen` made of them. UserError unless samples >= 1."""
-    return join([summarise(draws) for draws in draws_of(model, images, samples, seed)])
+def passes(trained: Trained, options: Namespace) -> int:
+    """The number of passes over an image that `measure` makes."""
+    return len(trained.images) * (max(options.samples, options.curve) + 3)
 
 
-def summarise(draws: Tensor) -> Prediction:
-    """The prediction of softmax draws (B, n, C)."""
-    mean = draws.mean(1)
-    predicted = draws.gather(2, mean.argmax(1)[:, None, None].expand(-1, draws.shape[1], 1)).squeeze(2)
-    low, high = predicted.quantile(torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=draws.dtype), dim=1)
-    return Prediction(mean, draws.std(1, correction=0), low, high, entropy(mean), entropy(draws).mean(1))
+def measure(trained: Trained, of_mean: dict[str, float], options: Namespace, update: Callable[[int], object]) -> tuple[Prediction, Report]:
+    """The prediction of `options.samples` passes, and a report on it, with the metrics by number of passes and by mode.
 
-
-def join(parts: list[Prediction]) -> Prediction:
-    """The prediction for all images of several batches."""
-    return Prediction(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Prediction)))
-
-
-def entropy(probabilities: Tensor) -> Tensor:
-    """Entropy (...) in nats of probabilities (..., C)."""
-    return torch.special.entr(probabilities).sum(-1)
-
-
-def draws_of(
-    model: Classifier, images: Tensor, samples: int, seed: int = 0, mode: str = "sample", average: int = 1, batch: int | None = None,
-    progress: Callable[[int], object] = lambda rows: None,
-) -> Iterator[Tensor]:  # fmt: skip
-    """The softmax (B, samples, C) of every pass, float64 on the CPU, for `batch` images at a time, and so many rows in a pass.
-
-    By default they are as many as in a pass of a test.
-
-    What no edit can change is computed once for each image. The noise of the k-th pass over the i-th image comes from a generator of
-    its own, seeded with (seed, i, k): it depends neither on the batch nor on how many passes there are, so the first n of more passes
-    are those of n. `mode` and `average` are `sampling`'s. Raises UserError unless samples >= 1.
+    `of_mean` are the metrics of the mean mode; `update` is called with the number of passes over an image that are done.
     """
-    if samples < 1:
-        raise UserError(f"samples must be at least 1, found {samples}")
-    model.eval()
-    device, batch = model.mean.device, batch or eval_batch(model)
-    with torch.inference_mode():
-        for start in range(0, len(images), batch):
-            inputs = images[start : start + batch].to(device)
-            tokens = inputs if inputs.is_floating_point() else model.frozen(inputs)
-            rows = [(image, k) for image in range(len(tokens)) for k in range(samples)]
-            parts = []
-            for first in range(0, len(rows), batch):
-                some = rows[first : first + batch]
-                noise = [_generator(seed, start + image, k, device) for image, k in some] if mode == "sample" else None
-                with sampling(model, mode, average, noise):
-                    logits = model(tokens[torch.tensor([image for image, _ in some], device=device)])
-                parts.append(logits.double().softmax(-1).cpu())
-                progress(len(some))
-            yield torch.cat(parts).view(len(tokens), samples, -1)
+    import torch
+
+    from pvera.models import monte_carlo
+
+    model, images, labels, samples, seed = trained.model, trained.images, trained.labels, options.samples, options.seed
+    parts: list[Prediction] = []
+    averages: dict[int, list[torch.Tensor]] = {n: [] for n in doublings(options.curve)}
+    for draws in monte_carlo.draws_of(model, images, max(samples, options.curve), seed, progress=update):
+        parts.append(monte_carlo.summarise(draws[:, :samples]))
+        for n, averaged in averages.items():
+            averaged.append(draws[:, :n].mean(1).float())
+    prediction = monte_carlo.join(parts)
+    modes = {"mean": of_mean}
+    for name, mode, average in (("sample", "sample", 1), ("mean+sigma", "mean+sigma", 1), (f"average of {samples}", "sample", samples)):
+        draws = torch.cat(list(monte_carlo.draws_of(model, images, 1, seed, mode, average, progress=update)))
+        modes[name] = evaluate(draws[:, 0], labels)
+    return prediction, {
+        "sampled": {"samples": samples, "level": monte_carlo.LEVEL} | quality(prediction.mean, labels),
+        "by_samples": [{"n": n} | evaluate(torch.cat(averaged), labels) for n, averaged in averages.items()],
+        "modes": modes,
+    }
 
 
-def _generator(seed: int, image: int, k: int, device: torch.device) -> torch.Generator:
-    """The stream of one pass over one image."""
-    return torch.Generator(device).manual_seed(int(np.random.SeedSequence([seed, image, k]).generate_state(1)[0]))
+def doublings(most: int) -> list[int]:
+    """1, 2, 4, ... and `most`; nothing for 0."""
+    return sorted({1 << k for k in range(most.bit_length())} | {most}) if most else []
+
+
+def passes_panels(report: Report) -> list[Panel]:
+    """Each metric by the number of passes that are averaged; no panel where that was not measured."""
+    entries = report.get("by_samples")
+    if not entries:
+        return []
+    charts = []
+    for name, metric in METRICS.items():
+        known = [entry for entry in entries if name in entry]
+        n, reference = [float(entry["n"]) for entry in known], report["mean"]["metrics"].get(name)
+        series = [Series("average softmax", n, [metric.factor * entry[name] for entry in known], 0, marks=True)]
+        if reference is not None and known:
+            series.append(Series("mean mode", [n[0], n[-1]], [metric.factor * reference] * 2, None))
+        alt = f"{metric.title} of {title(report)} by the number of passes."
+        charts.append(Chart(metric.title, "passes", metric.title, series, alt, log_x=True, ticks={at: f"{at:.0f}" for at in n}))
+    return [Panel("samples", "Metrics by the number of passes", charts)]
+
+
+EVALUATOR = Sampled()

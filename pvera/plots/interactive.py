@@ -1,4 +1,4 @@
-"""A chart as the page draws it: plotly's figure, as plain values. Colours of text and grid are the page's, for light and dark."""
+"""A chart as plotly's figure, in plain values, for the page. The page itself colours text and grid, for light and dark."""
 
 import json
 from html import escape
@@ -6,16 +6,16 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from pvera.plots.charts import Chart, HeatMap, Series
-from pvera.plots.style import COLOURS, MARKERS
+from pvera.plots import style
+from pvera.plots.charts import BoxPlot, Chart, HeatMap, Series
 
 SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross", "X": "x", "*": "star"}
-AID = "#808080"  # readable on white and on black
 
 
-def figure(chart: Chart | HeatMap) -> dict[str, Any]:
-    """Plotly's data and layout. Text is escaped: plotly reads some HTML in it."""
-    drawn = _heat_map(chart) if isinstance(chart, HeatMap) else _chart(chart)
+def figure(chart: Chart | BoxPlot | HeatMap) -> dict[str, Any]:
+    """Plotly's data and layout. Text is escaped, since plotly reads some HTML in it."""
+    draw: dict[type, Any] = {Chart: _chart, BoxPlot: _box_plot, HeatMap: _heat_map}
+    drawn = draw[type(chart)](chart)
     drawn.update_layout(template="none", margin={"l": 8, "r": 12, "t": 30, "b": 8}, hoverlabel={"namelength": -1})
     drawn.update_xaxes(automargin=True)
     drawn.update_yaxes(automargin=True)
@@ -25,7 +25,7 @@ def figure(chart: Chart | HeatMap) -> dict[str, Any]:
 
 
 def _chart(chart: Chart) -> go.Figure:
-    drawn = go.Figure([_trace(one) for one in chart.series])
+    drawn = go.Figure([_trace(series) for series in chart.series])
     drawn.update_layout(hovermode="closest", legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"})
     drawn.update_xaxes(title_text=escape(chart.x), type="log" if chart.log_x else "linear")
     drawn.update_yaxes(title_text=escape(chart.y), type="log" if chart.log_y else "linear")
@@ -37,27 +37,41 @@ def _chart(chart: Chart) -> go.Figure:
     return drawn
 
 
-def _trace(one: Series) -> go.Scatter:
-    colour, symbol = (AID, "circle") if one.index is None else (COLOURS[one.index % len(COLOURS)], SYMBOLS[mark(one.index)])
-    mode = "+".join(name for name, wanted in (("lines", one.line), ("markers", one.marks)) if wanted)
+def _trace(series: Series) -> go.Scatter:
+    colour, index = style.colour(series.index, series.shade), series.index
+    mode = "+".join(name for name, wanted in (("lines", series.line), ("markers", series.marks)) if wanted)
     trace = go.Scatter(
-        x=[_short(value) for value in one.x], y=[_short(value) for value in one.y], mode=mode, name=escape(one.name),
-        legendgroup=escape(one.name), showlegend=one.legend, line={"color": colour, "width": 2}, marker={"symbol": symbol, "size": 10},
+        x=[_short(value) for value in series.x], y=[_short(value) for value in series.y], mode=mode, name=escape(series.name),
+        legendgroup=escape(series.name), showlegend=series.legend, line={"color": colour, "width": 2},
+        marker={"color": colour, "symbol": "circle" if index is None else SYMBOLS[style.marker(index)], "size": 10},
     )  # fmt: skip
-    trace.marker.color = colour
-    if one.index is None:
+    if index is None:
         trace.update(line_dash="dash", hoverinfo="skip")
-    elif one.hover:
-        trace.update(hoverinfo="text", hovertext=[escape(text) for text in one.hover])
-    if one.index is not None and one.index >= len(COLOURS):  # the colours' second round
+    elif series.hover:
+        trace.update(hoverinfo="text", hovertext=[escape(text) for text in series.hover])
+    if index is not None and index >= len(style.COLOURS) and series.shade is None:  # the colours start again
         trace.line.dash = "dot"
-    if one.line and one.marks:
+    if series.line and series.marks:
         trace.marker.size = 6
-    if one.steps:
+    if series.steps:
         trace.line.shape = "hv"
-    if one.spread:
-        trace.error_y = {"type": "data", "array": one.spread, "thickness": 1}
+    if series.fill:
+        trace.update(fill="tozeroy", line_width=1)
+    if series.spread:
+        trace.error_y = {"type": "data", "array": series.spread, "thickness": 1}
     return trace
+
+
+def _box_plot(chart: BoxPlot) -> go.Figure:
+    keys = ("lowerfence", "q1", "median", "q3", "upperfence")
+    boxes = [
+        go.Box({key: [_short(value)] for key, value in zip(keys, quantiles, strict=True)}, name=escape(name), x=[escape(name)],
+               marker_color=style.colour(number), showlegend=False)
+        for number, (name, quantiles) in enumerate(chart.boxes.items())
+    ]  # fmt: skip
+    drawn = go.Figure(boxes)
+    drawn.update_yaxes(title_text=escape(chart.y))
+    return drawn
 
 
 def _heat_map(chart: HeatMap) -> go.Figure:
@@ -75,11 +89,6 @@ def _heat_map(chart: HeatMap) -> go.Figure:
     drawn.update_yaxes(autorange="reversed", type="category")
     drawn.update_xaxes(type="category", tickangle=-45 if len(columns) > 4 else 0)
     return drawn
-
-
-def mark(index: int) -> str:
-    """Another mark for each colour, and others for the colours' second round."""
-    return MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
 
 
 def _short(value: float) -> float:

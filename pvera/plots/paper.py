@@ -1,45 +1,52 @@
-"""A panel as a figure for a paper: PNG and SVG, in the look of pvera/figures.py."""
+"""A panel as a figure for a paper: PNG and SVG, drawn by matplotlib."""
+
+from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pvera.plots import style
-from pvera.plots.charts import Chart, HeatMap, Panel, Series
-from pvera.plots.interactive import AID, mark
+from pvera.plots.charts import BoxPlot, Chart, HeatMap, Panel, Series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
-def save(panel: Panel, stem: Path) -> list[Path]:
-    """Writes stem.png and stem.svg with all charts of the panel, at most four in a row; returns their paths."""
+def save(panel: Panel, stem: Path, title: str = "") -> list[Path]:
+    """Writes stem.png and stem.svg with all charts of the panel, at most four in a row, below the title; returns their paths."""
+    draw: dict[type, Any] = {Chart: _chart, BoxPlot: _box_plot, HeatMap: _heat_map}
     across = min(4, len(panel.charts))
     first = panel.charts[0]
     size = {"width": 2.4 + 0.55 * len(first.columns), "height": 1.4 + 0.32 * len(first.rows)} if isinstance(first, HeatMap) else {}
     figure, axes = style.new(across, -(-len(panel.charts) // across), **size)
     for axis, chart in zip(axes.flat, panel.charts, strict=False):
-        if isinstance(chart, HeatMap):
-            _heat_map(axis, chart, figure)
-        else:
-            _chart(axis, chart)
+        draw[type(chart)](axis, chart)
+        axis.set_title(_plain(chart.title))
     for axis in axes.flat[len(panel.charts) :]:
         axis.set_visible(False)
     _legend(figure, axes, panel)
+    if title:
+        figure.suptitle(_plain(title))
     return style.save(figure, stem)
 
 
-def _legend(figure: Any, axes: Any, panel: Panel) -> None:
-    """One for all charts, below them, where a colour means the same in each; else one in each."""
-    named = {(one.index, one.name) for chart in panel.charts if isinstance(chart, Chart) for one in chart.series if one.legend}
+def _legend(figure: Figure, axes: Any, panel: Panel) -> None:
+    """One legend below all charts where a colour has the same meaning in each; else one in each chart."""
+    named = {(series.index, series.name) for chart in panel.charts if isinstance(chart, Chart) for series in chart.series if series.legend}
     if len({name for _, name in named}) == len({index for index, _ in named}) == len(named) > 0:
         shown = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-        figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=4 * len(axes[0]), fontsize="small")
+        columns = len(axes[0]) * (4 if max(map(len, shown)) < 14 else 2)
+        figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=columns, fontsize="small")
     elif named:
         for axis in axes.flat:
             axis.legend(fontsize="x-small")
 
 
-def _chart(axis: Any, chart: Chart) -> None:
-    for one in chart.series:
-        _series(axis, one)
-    axis.set(title=_plain(chart.title), xlabel=_plain(chart.x), ylabel=_plain(chart.y))
+def _chart(axis: Axes, chart: Chart) -> None:
+    for series in chart.series:
+        _series(axis, series)
+    axis.set(xlabel=_plain(chart.x), ylabel=_plain(chart.y))
     if chart.log_x:
         axis.set_xscale("log")
     if chart.log_y:
@@ -51,32 +58,45 @@ def _chart(axis: Any, chart: Chart) -> None:
         axis.set(xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal")
 
 
-def _series(axis: Any, one: Series) -> None:
-    aid = one.index is None
+def _series(axis: Axes, series: Series) -> None:
+    index, colour = series.index, style.colour(series.index, series.shade)
+    again = index is not None and index >= len(style.COLOURS) and series.shade is None  # the colours start again
     look: dict[str, Any] = {
-        "color": AID if one.index is None else style.COLOURS[one.index % len(style.COLOURS)],
-        "marker": mark(one.index) if one.marks and one.index is not None else "",
-        "linestyle": "none" if not one.line else "--" if one.index is None else ":" if one.index >= len(style.COLOURS) else "-",
-        "label": _plain(one.name) if one.legend else "_",
-        "linewidth": 1 if aid else 1.5,
-        "markersize": 4 if one.line else 7,
+        "color": colour,
+        "marker": style.marker(index) if series.marks and index is not None else "",
+        "linestyle": "none" if not series.line else "--" if index is None else ":" if again else "-",
+        "label": _plain(series.name) if series.legend else "_",
+        "linewidth": 1 if index is None or series.fill or series.shade is not None else 1.5,
+        "markersize": 4 if series.line else 7,
         "markeredgecolor": "black",
         "markeredgewidth": 0.4,
     }
-    if one.spread:
-        axis.errorbar(one.x, one.y, yerr=one.spread, **look)
+    if series.spread:
+        axis.errorbar(series.x, series.y, yerr=series.spread, **look)
     else:
-        axis.plot(one.x, one.y, drawstyle="steps-post" if one.steps else "default", **look)
+        axis.plot(series.x, series.y, drawstyle="steps-post" if series.steps else "default", **look)
+    if series.fill:
+        axis.fill_between(series.x, series.y, step="post" if series.steps else None, color=colour, alpha=0.4, linewidth=0)
 
 
-def _heat_map(axis: Any, chart: HeatMap, figure: Any) -> None:
+def _box_plot(axis: Axes, chart: BoxPlot) -> None:
+    keys = ("whislo", "q1", "med", "q3", "whishi")
+    boxes: list[dict[str, Any]] = [
+        dict(zip(keys, quantiles, strict=True)) | {"label": _plain(name)} for name, quantiles in chart.boxes.items()
+    ]
+    drawn = axis.bxp(boxes, showfliers=False, patch_artist=True, medianprops={"color": "black"})
+    for number, box in enumerate(drawn["boxes"]):
+        box.set(facecolor=style.colour(number), alpha=0.6)
+    axis.set_ylabel(_plain(chart.y))
+
+
+def _heat_map(axis: Axes, chart: HeatMap) -> None:
     import numpy as np
 
     values = np.array([[np.nan if value is None else value for value in row] for row in chart.values])
     most = np.nanmax(abs(values)) or 1
     image = axis.imshow(values, cmap="PuOr", vmin=-most, vmax=most, aspect="auto")
     axis.grid(False)
-    axis.set_title(_plain(chart.title))
     axis.set_xticks(range(len(chart.columns)), [_plain(name) for name in chart.columns], rotation=45, ha="right")
     axis.set_yticks(range(len(chart.rows)), [_plain(name) for name in chart.rows])
     for (row, column), value in np.ndenumerate(values):
@@ -85,9 +105,9 @@ def _heat_map(axis: Any, chart: HeatMap, figure: Any) -> None:
                 column, row, chart.text(value), ha="center", va="center", fontsize=7,
                 color="white" if abs(value) > 0.7 * most else "black",
             )  # fmt: skip
-    figure.colorbar(image, ax=axis, label=_plain(chart.unit))
+    axis.figure.colorbar(image, ax=axis, label=_plain(chart.unit))
 
 
 def _plain(text: str) -> str:
-    """Matplotlib reads what stands between dollar signs as formulas."""
+    """Matplotlib reads text between dollar signs as formulas."""
     return text.replace("$", r"\$")

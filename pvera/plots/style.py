@@ -11,9 +11,26 @@ from pvera.storage import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Okabe and Ito's palette (Nature Methods 8, 441, 2011), and marks for where colour is not enough.
+#: Okabe and Ito's palette (Nature Methods 8, 441, 2011), and markers for where colour is not enough.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+#: Of reference lines; readable on white and on black.
+GREY = "#808080"
+
+
+def colour(index: int | None, shade: float | None = None) -> str:
+    """The colour of a series, as #rrggbb: its shade if it has one, else that of its index; grey for None."""
+    if shade is not None:
+        from matplotlib import colormaps
+        from matplotlib.colors import to_hex
+
+        return to_hex(colormaps["viridis"](0.9 * shade))
+    return GREY if index is None else COLOURS[index % len(COLOURS)]
+
+
+def marker(index: int) -> str:
+    """A marker for each colour, and another one where the colours start again."""
+    return MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
 
 
 def new(columns: int = 1, rows: int = 1, width: float = 5.0, height: float = 3.6) -> tuple[Figure, Any]:

@@ -1,9 +1,9 @@
-"""The page to look at: `python -m pvera.report DIR` writes DIR/report.html, one file that needs no network, and DIR/figures.
+"""`python -m pvera.report DIR` writes DIR/report.html, a page in one file that needs no network, and DIR/figures.
 
-Pure from files, as the tables are: rows, what lies beside them, and nothing else. Imports no torch.
+The page is a pure function of the rows and of the files beside them. Imports no torch.
 
-    charts.py       what a chart is made of
-    panels.py       charts of rows;  beside.py, ablations.py, uncertain.py: of the files beside rows
-    interactive.py  a chart for the page (plotly);  paper.py: the same as PNG and SVG (matplotlib)
-    page.py         the page: page.html, page.css and page.js filled in (jinja2)
+    group.py         rows that can be compared, as one section: trade_offs.py, differences.py, ablations.py, reliability.py and
+                     training_curves.py make its charts
+    evaluations.py   the reports of evaluators
+    page.py          the page: page.html, page.css and page.js, filled in by jinja2
 """

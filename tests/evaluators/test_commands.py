@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_module
@@ -18,34 +17,6 @@ from pvera import evaluate, ood, uncertainty
 from pvera.config import register, to_runs
 from pvera.rows import store
 from pvera.sweeps.execute import execute
-
-TINY = ["task=extra/digits", "backbone=test_vit", "trainer.epochs=1", "image_size=32", "source.test_limit=60", "protocol.retrain=false"]
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory) -> dict[str, Path]:
-    """A run of each of three adapters on real digits."""
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("runs")
-    register()
-    settings = {"pvera": ["rank=8", "lr=1e-2"], "vera": ["rank=8", "lr=1e-2"], "linear_probe": []}
-    with initialize_config_module("configs", version_base="1.3"):
-        words = {name: [f"adapter={name}", *(f"adapter.{one}" for one in values)] for name, values in settings.items()}
-        runs = {name: to_runs(compose("config", overrides=[*TINY, f"results={folder}", *given])) for name, given in words.items()}
-        return {name: execute(one)[0].path for name, one in runs.items()}
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    """A folder of 12 images of noise, some of them in folders of their own, and what is no image."""
-    folder = tmp_path_factory.mktemp("pictures") / "noise"
-    stream = np.random.default_rng(0)
-    for index in range(12):
-        path = folder / ("deep/er" if index % 2 else "") / f"{index}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(stream.integers(0, 256, (20 + index, 40, 3), np.uint8)).save(path)
-    (folder / "notes.txt").write_text("no image")
-    return folder
 
 
 def report(command, capsys, *words: object) -> str:
@@ -73,13 +44,13 @@ def test_pvera_has_the_whole_report(rows, pictures, tmp_path, capsys):
     drawn = {path.name for path in (tmp_path / "figures").iterdir()}
     whats = ("reliability", "selective", "groups", "samples", "latent")
     assert drawn == {f"uncertainty-{row.stem}-{what}.{kind}" for what in whats for kind in ("png", "svg")}
-    assert "softmax of 6 passes" in said and "outside: 12 of noise" in said
+    assert "\n6 passes" in said and "12 of noise" in said
     assert "NaN" not in (tmp_path / f"uncertainty-{row.stem}.json").read_text()
 
 
 def test_other_adapters_get_what_applies_to_them(rows, tmp_path, capsys):
     said = report(uncertainty, capsys, rows["vera"].with_suffix(".safetensors"), rows["linear_probe"], "--out", tmp_path)
-    assert said.count("mean mode") == 4
+    assert said.count("mean mode") == 2 * (1 + 2)  # metrics, and two signals
     for name in ("vera", "linear_probe"):
         found = json.loads((tmp_path / f"uncertainty-{rows[name].stem}.json").read_text())
         assert not {"sampled", "by_samples", "modes"} & found.keys()
@@ -112,7 +83,7 @@ def test_images_from_elsewhere_are_scored(rows, pictures, tmp_path, capsys):
     drawn = {path.name for path in (tmp_path / "figures").iterdir() if "noise" in path.name}
     assert drawn == {f"ood-{rows['pvera'].stem}-noise-{what}.{kind}" for what in ("roc", "histograms", "blocks") for kind in ("png", "svg")}
     assert (tmp_path / f"ood-{rows['pvera'].stem}-deep.json").is_file()
-    assert "norm of mu (max)" in said and "AUPR by chance 0.167" in said
+    assert "norm of mu (max)" in said and "AUPR by chance" in said and "0.167" in said
 
 
 def test_adapters_without_a_latent_have_fewer_scores(rows, pictures, tmp_path, capsys):
@@ -201,9 +172,9 @@ def test_a_log_of_epochs_that_is_none_is_one_line(rows, tmp_path, capsys):
     assert "is not a log of epochs" in error and error.count("\n") == 1
 
 
-def test_a_collapsed_latent_is_told_once_a_run(tmp_path, capsys):
+def test_a_collapsed_latent_is_told_once_a_run(tiny, tmp_path, capsys):
     register()
-    words = [*TINY, "adapter=pvera", "adapter.rank=8", "adapter.lr=1e-3", "adapter.prior_sigma=100", "trainer.epochs=2"]
+    words = [*tiny, "adapter=pvera", "adapter.rank=8", "adapter.lr=1e-3", "adapter.prior_sigma=100", "trainer.epochs=2"]
     with initialize_config_module("configs", version_base="1.3"):
         execute(to_runs(compose("config", overrides=[*words, f"results={tmp_path}"])))
     said = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]

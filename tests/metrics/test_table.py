@@ -112,7 +112,7 @@ def test_loggers_evaluate_and_uncertainty_have_it(folder, capsys, tmp_path):
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("test_top2")]
     assert line.split() == ["test_top2", f"{row.test['top2']:.6f}", "in", "the", "row", f"{row.test['top2']:.6f}"]
     assert uncertainty.main([str(done.path), "--out", str(tmp_path)]) == 0
-    assert "top2" in capsys.readouterr().out
+    assert TITLE in capsys.readouterr().out
 
 
 def test_a_row_without_a_metric_is_not_replaced_by_another_run_and_improves_no_mean():

@@ -18,7 +18,7 @@ from pvera.metrics.reliability import reliability
 from pvera.plots import interactive
 from pvera.plots.charts import HeatMap
 from pvera.report import __main__ as report
-from pvera.report import ablations, beside, page, panels
+from pvera.report import ablations, group, trade_offs, training_curves
 from pvera.rows import store
 from pvera.tables.grouping import group_rows
 from pvera.tables.section import sections
@@ -78,7 +78,7 @@ def test_the_same_files_give_the_same_bytes_without_torch(tmp_path):
 @pytest.mark.parametrize("metric", ["test_acc", "test_ace"])
 def test_best_and_second_best_of_each_column(metric):
     [section] = sections(full_rows(("vera", "pvera", "lora", "ia3")), metric)
-    shown = page.cells(section)
+    shown = group.cells(section)
     for at in range(len(section.columns)):
         figures = [float(shown[line][at].text.split()[0]) for line in range(4)]
         ordered = sorted(set(figures), reverse=metric == "test_acc")
@@ -86,14 +86,14 @@ def test_best_and_second_best_of_each_column(metric):
             1 if figure == ordered[0] else 2 if figure == ordered[1] else None for figure in figures
         ]
     [alone] = sections([run("vera"), run("lora")])
-    assert [cell.rank for line in page.cells(alone) for cell in line] == [None] * 10  # all the same: none is better
+    assert [cell.rank for line in group.cells(alone) for cell in line] == [None] * 10  # all the same: none is better
 
 
 def test_the_front_is_what_no_other_dominates():
     draw = random.Random(1)
     for _ in range(50):
-        some = [panels.Point(str(at), draw.randint(0, 5), draw.randint(0, 5), 0, None, None, 1) for at in range(8)]
-        front = panels.pareto(some)
+        some = [trade_offs.Point(str(at), draw.randint(0, 5), draw.randint(0, 5), 0, None, None, 1) for at in range(8)]
+        front = trade_offs.pareto(some)
         dominated = [
             one for one in some
             if any(other.parameters <= one.parameters and other.accuracy >= one.accuracy
@@ -106,7 +106,7 @@ def test_the_front_is_what_no_other_dominates():
 def test_points_are_means_over_the_tasks_that_all_have():
     rows = [row for row in full_rows(("vera", "lora")) if not (row.adapter == "lora" and row.task == "kitti")]
     [found] = group_rows([*rows, run("vera", "digits", test_acc=1.0)])
-    what, made = panels.points(found)
+    what, made = trade_offs.points(found)
     assert what == "mean of the 18 tasks that all adapters have" and [point.adapter for point in made] == ["lora", "vera"]
     for point in made:
         seeds = [np.mean([row.test["acc"] for row in rows if (row.adapter, row.seed) == (point.adapter, seed) and row.task != "kitti"])
@@ -128,10 +128,11 @@ def test_curves_are_of_the_chosen_point_without_a_broken_line(made):
     folder, _, _ = made
     files = store.read_files(folder)
     [found] = [one for one in group_rows(files.values()) if one.facts["limited"]]
-    shown = beside.curves(beside.shown(files, found.shown), {row.adapter: 0 for row in files.values()})
+    shown_files = [(path, row) for path, row in files.items() if any(row is other for other in found.shown)]
+    shown = training_curves.training_curves(shown_files, {row.adapter: 0 for row in files.values()})
     assert [panel.title for panel in shown] == ["dtd"]
     charts = {chart.title: chart for chart in shown[0].charts}
-    assert set(charts) == set(beside.CURVES.values()) - {"training penalty (nats)"}  # which is 0 throughout
+    assert set(charts) == set(training_curves.CURVES.values()) - {"training penalty (nats)"}  # which is 0 throughout
     [first, second] = charts["validation loss (nats)"].series
     assert (first.x, first.y, first.legend, second.legend) == ([1, 2], [1.5, 1.25], True, False)
 
@@ -172,9 +173,9 @@ def test_heat_map_differences_are_to_vera(made):
     [
         ("seed=1.json", "{", "seed=1.json is not a readable JSON row"),
         ("uncertainty-x.json", "{", "uncertainty-x.json is not a readable report"),
-        ("uncertainty-x.json", "[]", "uncertainty-x.json is no whole report of pvera.uncertainty or pvera.ood (AttributeError"),
-        ("uncertainty-x.json", json.dumps(uncertainty_report(mean={})), "uncertainty-x.json is no whole report"),
-        ("ood-x.json", json.dumps(ood_report(scores={"energy": {}})), "ood-x.json is no whole report"),
+        ("uncertainty-x.json", "[]", "uncertainty-x.json is not a whole report of uncertainty (TypeError"),
+        ("uncertainty-x.json", json.dumps(uncertainty_report(mean={})), "uncertainty-x.json is not a whole report of uncertainty"),
+        ("ood-x.json", json.dumps(ood_report(scores={"energy": {}})), "ood-x.json is not a whole report of ood"),
         ("probabilities", b"no zip", "does not hold the arrays probabilities and labels"),
     ],
 )

@@ -1,14 +1,13 @@
-"""Charts of a set of comparable rows: accuracy against parameters and against ACE, and the differences to VeRA by task."""
+"""Accuracy against trainable parameters, and ACE against accuracy."""
 
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from data.tasks import TASKS
 from pvera.metrics.table import METRICS
-from pvera.plots.charts import Chart, HeatMap, Panel, Series
+from pvera.plots.charts import Chart, Panel, Series
 from pvera.tables.grouping import Group, by_seed
 from pvera.tables.render import Column
-from pvera.tables.statistics import REFERENCE, Statistics
 
 
 @dataclass(frozen=True)
@@ -24,53 +23,51 @@ class Point:
     seeds: int
 
 
-def points(found: Group) -> tuple[str, list[Point]]:
-    """What is averaged, in words, and every adapter's point: over the VTAB-1k tasks (else the others) that all of them have."""
-    common = [task for task in found.tasks if all(task in runs for runs in found.runs.values())]
+def points(group: Group) -> tuple[str, list[Point]]:
+    """A description of the mean, and every adapter's point: over the VTAB-1k tasks (else the others) that all of them have."""
+    common = [task for task in group.tasks if all(task in runs for runs in group.runs.values())]
     common = [task for task in common if task in TASKS] or common
     if not common:
         return "", []
     of_all = "" if len(common) == len(TASKS) else " that all adapters have"
-    what = common[0] if len(common) == 1 else f"mean of the {len(common)} tasks{of_all}"
+    description = common[0] if len(common) == 1 else f"mean of the {len(common)} tasks{of_all}"
     made = []
-    for adapter, runs in found.runs.items():
+    for adapter, runs in group.runs.items():
         accuracy, ace = (list(by_seed(Column("", "", name, (tuple(common),)), runs).values()) for name in ("test_acc", "test_ace"))
         if not accuracy or not ace:  # no seed has them all
             continue
         sizes = [row.adapter_params for task in common for row in runs[task].values()]
         spreads = [stdev(values) if len(values) > 1 else None for values in (accuracy, ace)]
         made.append(Point(adapter, fmean(sizes), fmean(accuracy), fmean(ace), spreads[0], spreads[1], len(accuracy)))
-    return what, sorted(made, key=lambda point: (point.parameters, point.adapter))
+    return description, sorted(made, key=lambda point: (point.parameters, point.adapter))
 
 
-def pareto(found: list[Point]) -> list[Point]:
-    """Those that no other beats in accuracy without more parameters, in the order of parameters."""
+def pareto(points: list[Point]) -> list[Point]:
+    """The points that no other beats in accuracy without more parameters, in the order of parameters."""
     front: list[Point] = []
-    for point in sorted(found, key=lambda point: (point.parameters, -point.accuracy)):
+    for point in sorted(points, key=lambda point: (point.parameters, -point.accuracy)):
         if not front or point.accuracy > front[-1].accuracy:
             front.append(point)
     return front
 
 
-def trade_offs(found: Group, index: dict[str, int]) -> Panel | None:
+def trade_offs(group: Group, colours: dict[str, int]) -> Panel | None:
     """Accuracy against trainable parameters with the Pareto front, and ACE against accuracy; None below two adapters to compare."""
-    what, made = points(found)
+    description, made = points(group)
     if len(made) < 2:
         return None
     sizes = [point.parameters for point in made if point.parameters] or [1.0]
     zero = min(sizes) / 10  # a log axis has no 0: it gets a place of its own, and its name
 
-    def at(point: Point) -> float:
-        return point.parameters or zero
-
     def mark(point: Point, x: float, y: float, spread: float | None) -> Series:
         seeds = f"{point.seeds} seed{'s' * (point.seeds > 1)}"
-        said = f"{point.adapter}: {point.parameters:,.0f} parameters, accuracy {point.accuracy:.1f} %, ACE {point.ace:.2f} % ({seeds})"
-        return Series(point.adapter, [x], [y], index[point.adapter], False, True, False, None if spread is None else [spread], [said])
+        hover = f"{point.adapter}: {point.parameters:,.0f} parameters, accuracy {point.accuracy:.1f} %, ACE {point.ace:.2f} % ({seeds})"
+        bar = None if spread is None else [spread]
+        return Series(point.adapter, [x], [y], colours[point.adapter], line=False, marks=True, spread=bar, hover=[hover])
 
     front = pareto(made)
     named = ", ".join(point.adapter for point in front)
-    line = Series("Pareto front", [at(point) for point in front], [point.accuracy for point in front], None, steps=True)
+    line = Series("Pareto front", [point.parameters or zero for point in front], [point.accuracy for point in front], None, steps=True)
     ticks = {float(size): _size(size) for size in _round_sizes(min(sizes), max(sizes))}
     if any(not point.parameters for point in made):
         ticks = {zero: "0"} | ticks
@@ -78,7 +75,7 @@ def trade_offs(found: Group, index: dict[str, int]) -> Panel | None:
         "Accuracy against trainable parameters",
         "trainable parameters of the adapter, without the head",
         METRICS["acc"].title,
-        [line, *(mark(point, at(point), point.accuracy, point.accuracy_sd) for point in made)],
+        [line, *(mark(point, point.parameters or zero, point.accuracy, point.accuracy_sd) for point in made)],
         f"Scatter plot of {len(made)} adapters, parameters on a log axis. On the Pareto front, by parameters: {named}.",
         log_x=True,
         ticks=ticks,
@@ -92,24 +89,7 @@ def trade_offs(found: Group, index: dict[str, int]) -> Panel | None:
         f"Scatter plot of {len(made)} adapters; lower and to the right is better. The lowest ACE is that of {best.adapter}.",
     )
     bars = " Bars: sample standard deviation over seeds." if any(point.seeds > 1 for point in made) else ""
-    note = f"Accuracy and ACE: {what}. On the Pareto front: {named}.{bars}"
-    return Panel("trade-offs", "Trade-offs", [size, ace], note)
-
-
-def differences(one: Statistics) -> Panel | None:
-    """A heat map of every adapter's differences to VeRA by task."""
-    compared = [found for found in one.comparisons if found.against == REFERENCE and found.differences]
-    if not compared:
-        return None
-    tasks = list(dict.fromkeys(task for found in compared for task in found.differences))
-    values = [[found.differences.get(task) for task in tasks] for found in compared]
-    metric = one.metric
-    better = "; ".join(f"{found.adapter} better on {found.wins} of {len(found.differences)}" for found in compared)
-    shown = HeatMap(
-        f"Difference to {REFERENCE}, {metric.title}", [found.adapter for found in compared], tasks, values, metric.title, metric.decimals,
-        f"Heat map of differences to {REFERENCE} by adapter and task: {better}.",
-    )  # fmt: skip
-    return Panel(f"differences-{one.metric.title.split()[0].lower()}", f"Task by task against {REFERENCE}", [shown])
+    return Panel("trade-offs", "Trade-offs", [size, ace], f"Accuracy and ACE: {description}. On the Pareto front: {named}.{bars}")
 
 
 def _round_sizes(least: float, most: float) -> list[int]:

@@ -7,7 +7,7 @@ from scipy.stats import entropy as scipy_entropy
 
 from adapters.inject import sampling
 from pvera.errors import UserError
-from pvera.evaluators.sampled import draws_of, is_stochastic, predict, summarise
+from pvera.models.monte_carlo import draws_of, is_stochastic, predict, summarise
 from pvera.models.predict import logits_of
 from tests.helpers import models
 

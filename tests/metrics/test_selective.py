@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from pvera.evaluators.selective import compare, risk_coverage, selective
 from pvera.metrics.reliability import reliability
+from pvera.metrics.selective import rank_test, risk_coverage, selective
 from pvera.metrics.table import evaluate
 
 
@@ -19,17 +19,17 @@ def values(n: int, seed: int = 0):
 
 def test_the_probability_of_a_larger_value_is_the_area_under_the_roc_curve():
     larger, smaller = values(40) + 0.5, values(70, 1)
-    found = compare(larger, smaller)
+    found = rank_test(larger, smaller)
     truth = np.repeat([1, 0], [40, 70])
     assert found["probability"] == pytest.approx(roc_auc_score(truth, np.concatenate([larger, smaller])))
     assert found["U"] == sum((a > b) + (a == b) / 2 for a in larger for b in smaller)
-    assert found["p"] < 0.05 < compare(values(300), values(300, 5))["p"]
+    assert found["p"] < 0.05 < rank_test(values(300), values(300, 5))["p"]
     assert [group["n"] for group in found["groups"]] == [40, 70]
     assert found["groups"][0]["quantiles"][2] == pytest.approx(np.median(larger))
 
 
 def test_an_empty_group_has_no_test():
-    found = compare(values(3), values(0))
+    found = rank_test(values(3), values(0))
     assert found["p"] is found["U"] is found["probability"] is found["groups"][1]["mean"] is None
 
 

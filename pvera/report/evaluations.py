@@ -1,0 +1,63 @@
+"""The reports of evaluators below a folder: tables over all runs, and charts of each."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pvera.errors import UserError
+from pvera.evaluators import evaluators
+from pvera.evaluators.base import Evaluator, Grid, Report, about
+from pvera.plots.charts import Panel
+
+
+@dataclass(frozen=True)
+class EvaluatedRun:
+    """One report: its heading, a sentence about the test, and its charts. `key` starts the names of its figures."""
+
+    key: str
+    heading: str
+    about: str
+    panels: list[Panel]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All reports of one evaluator."""
+
+    name: str
+    title: str
+    tables: dict[str, Grid]
+    runs: list[EvaluatedRun]
+
+
+def evaluations(folder: Path) -> list[Evaluation]:
+    """Every evaluator's reports below a folder, in the order of their paths; evaluators without reports are left out.
+
+    Raises UserError for a file that is not a report of its evaluator.
+    """
+    shown = []
+    for name, evaluator in evaluators().items():
+        reports = [_read(path, evaluator) for path in sorted(folder.rglob(f"{name}-*.json"))]
+        if reports:
+            tables = {title: grid for title, grid in evaluator.tables(reports).items() if len(grid) > 1}
+            shown.append(Evaluation(name, evaluator.title, tables, [_run(evaluator, report) for report in reports]))
+    return shown
+
+
+def _read(path: Path, evaluator: Evaluator) -> Report:
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not a readable report: {' '.join(str(error).split())}; delete it or make it again") from error
+    try:
+        _run(evaluator, report)
+        evaluator.tables([report])
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+        wrong = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{path} is not a whole report of {evaluator.name} ({wrong}): delete it or make it again") from error
+    return report
+
+
+def _run(evaluator: Evaluator, report: Report) -> EvaluatedRun:
+    key = f"{evaluator.name}-{report['adapter']}-{report['task']}"
+    return EvaluatedRun(key, evaluator.heading(report), about(report), evaluator.panels(report))

@@ -1,0 +1,56 @@
+"""An evaluator is one file: the example of docs/extending_evaluator.md, run from a file alone."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pvera import evaluate, evaluators
+from pvera.report import __main__ as report_page
+from pvera.rows import store
+
+PAGE = Path(__file__).parents[2] / "docs" / "extending_evaluator.md"
+
+
+@pytest.fixture
+def topk(tmp_path, monkeypatch):
+    """The example in a file of its own, in a folder that evaluators are looked for in."""
+    [code] = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    (tmp_path / "evaluators").mkdir()
+    (tmp_path / "evaluators" / "topk.py").write_text(code)
+    monkeypatch.setattr(evaluators, "__path__", [*evaluators.__path__, str(tmp_path / "evaluators")])
+
+
+def test_the_example_runs_and_is_on_the_page(topk, rows, tmp_path, capsys):
+    folder = tmp_path / "results"
+    shutil.copytree(rows["vera"].parent, folder)
+    row = folder / rows["vera"].name
+    assert evaluate.main([str(row), "--with", "topk", "--most", "3"]) == 0
+    out = capsys.readouterr().out
+    report = json.loads((folder / f"topk-{row.stem}.json").read_text())
+    assert report["adapter"] == "vera" and len(report["accuracy"]) == 3 and report["accuracy"] == sorted(report["accuracy"])
+    assert report["accuracy"][0] == pytest.approx(store.read(row).test["acc"])
+    assert "Top-k accuracy" in out and f"{100 * report['accuracy'][2]:.1f}" in out
+    assert {path.name for path in (folder / "figures").iterdir()} >= {f"topk-{row.stem}-accuracy.{kind}" for kind in ("png", "svg")}
+    assert report_page.main([str(folder)]) == 0
+    assert "<h2" in (text := (folder / "report.html").read_text()) and ">Top-k accuracy</h2>" in text
+
+
+def test_its_options_are_its_own(topk, rows, capsys):
+    assert evaluate.main([str(rows["vera"]), "--with", "topk", "--most", "0"]) == 2
+    assert capsys.readouterr().err == "pvera: --most must be at least 1, found 0\n"
+    with pytest.raises(SystemExit):
+        evaluate.main(["--with", "topk", "--help"])
+    assert "--most K" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["mean", "sampled", "selective", "uncertainty"])
+def test_every_evaluator_runs_with_its_defaults(rows, tmp_path, name):
+    words = ["--samples", "2"] if name in ("selective", "uncertainty", "sampled") else []
+    words += ["--curve", "2"] if name in ("uncertainty", "sampled") else []
+    assert evaluate.main([str(rows["pvera"]), "--with", name, "--images", "20", "--out", str(tmp_path), *words]) == 0
+    report = json.loads((tmp_path / f"{name}-{rows['pvera'].stem}.json").read_text())
+    assert report["images"] == 20 and report["limited"] and report["mean"]
+    assert list((tmp_path / "figures").glob(f"{name}-*.png"))
