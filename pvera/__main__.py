@@ -45,7 +45,7 @@ def job(cfg: DictConfig) -> list[Result] | None:
 
 
 def refuse(error: BaseException) -> None:
-    """Prints a user's mistake as one line."""
+    """Prints a mistake of the user as one line."""
     print(f"pvera: {explain(error)}", file=sys.stderr)
 
 

@@ -1,8 +1,8 @@
-"""What a command line may ask of Hydra: values and choices, never code.
+"""The checks of a command line: it sets values and makes choices, and never names code.
 
-Hydra runs what a configuration names under `_target_`, what a logging configuration names as a class or factory, what `hydra.searchpath`
-imports, the shell lines in a launcher's `setup`, and a pickle with --experimental-rerun. The words of a command line (which may come from
-a form, a script or somebody's mail) reach none of that. A launcher's shell lines may stand in a file of configs/launcher or --config-dir.
+Hydra runs code that a configuration names: `_target_`, the class or factory of a logging configuration, the imports of `hydra.searchpath`,
+the shell lines of a launcher's `setup`, and the pickle of --experimental-rerun. A command line may come from a form, a script or a mail,
+so it reaches none of these. A launcher's shell lines may stand in a file of configs/launcher or of --config-dir.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from omegaconf.resolvers import oc
 from pvera.config import Run, register, to_runs
 from pvera.errors import UserError
 
-#: What may be set below `hydra` on the command line: how much of a machine a run gets, and where Hydra writes.
+#: The settings below `hydra` that a command line may set: the resources of a run, and where Hydra writes.
 SETTABLE = {"hydra.mode", "hydra.run.dir", "hydra.sweep.dir"} | {
     f"hydra.launcher.{field}"
     for field in (
@@ -36,7 +36,7 @@ SETTABLE = {"hydra.mode", "hydra.run.dir", "hydra.sweep.dir"} | {
         "submitit_folder", "ray.init.address", "ray.init.num_cpus", "ray.init.num_gpus", "ray.remote.num_cpus", "ray.remote.num_gpus",
     )
 }  # fmt: skip
-#: Classes that a file of --config-dir may name: the launchers.
+#: The classes that a file of --config-dir may name: the launchers.
 TARGETS = {
     "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
     "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
@@ -44,30 +44,30 @@ TARGETS = {
     "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",
     "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
 }
-#: Environment variables that a configuration may read: who and where, no secret.
+#: The environment variables that a configuration may read. None is a secret.
 READABLE = ("HOME", "USER", "LOGNAME", "TMPDIR", "SCRATCH", "PVERA_CACHE", "VTAB1K_ROOT", "TFDS_DATA_DIR")
 
-LONGEST = 250  # characters of a choice, which is the name of a file; of several, separated by commas, each
+LONGEST = 250  # characters of a choice, which is the name of a file (of each, if commas separate several)
 
-_PLAIN = {field.name for field in fields(Run) if field.default != MISSING} - {"logger"}  # settings that are no group of choices
+_PLAIN = {field.name for field in fields(Run) if field.default != MISSING} - {"logger"}  # settings that are no group
 _GROUPS = {field.name for field in fields(Run)} - _PLAIN | {"experiment", "launcher", "schema"}
 
 
 def check_command_line(arguments: list[str]) -> None:
-    """Refuses a command line of `python -m pvera` that asks for more. Raises UserError, or HydraException for what Hydra cannot parse."""
-    asked = get_args_parser().parse_args(arguments)
+    """Checks a command line of `python -m pvera`. Raises UserError, or HydraException where Hydra cannot parse it."""
+    options = get_args_parser().parse_args(arguments)
     for flag in ("config_path", "config_name", "experimental_rerun"):
-        if getattr(asked, flag):
+        if getattr(options, flag):
             raise UserError(
                 f"--{flag.replace('_', '-')} is not supported: put own configurations into a folder and name it by --config-dir"
             )
-    check_words(asked.overrides)
-    if asked.config_dir:
-        check_folder(Path(asked.config_dir))
+    check_words(options.overrides)
+    if options.config_dir:
+        check_folder(Path(options.config_dir))
 
 
 def check_words(words: list[str]) -> None:
-    """The same for overrides (`key=value`) alone."""
+    """Checks overrides (`key=value`) alone. Raises as `check_command_line` does."""
     try:
         parsed = OverridesParser.create().parse_overrides(words)
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets as deep
@@ -78,8 +78,9 @@ def check_words(words: list[str]) -> None:
 
 
 def _refusal(word: str, override: Override) -> str | None:
+    """Why an override is refused; None if it is not."""
     key, value = override.key_or_group, override.get_value_string() if not override.is_delete() else ""
-    dotted = re.fullmatch(r"\w+(\.\w+)+", key)  # a setting of a part; else a group, or a setting of the run itself
+    dotted = re.fullmatch(r"\w+(\.\w+)+", key)  # a setting of a part of the run; otherwise a group, or a setting of the run itself
     packages = (override.package or "").split(":")
     if "_target_" in word:
         return "a command line cannot name code to run"
@@ -102,7 +103,7 @@ def _refusal(word: str, override: Override) -> str | None:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuses a folder of --config-dir in which a file names code to run, or a file elsewhere. Raises UserError."""
+    """Checks a folder of --config-dir. Raises UserError if a file in it names code to run, or a file outside of it."""
     for path in (Path(where) / name for where, _, names in os.walk(folder, followlinks=True) for name in names if name.endswith(".yaml")):
         try:
             content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
@@ -129,13 +130,13 @@ def _environment(name: str, *default: Any) -> Any:
 
 
 def close_environment() -> None:
-    """From here on `${oc.env:NAME}` reads READABLE alone, however it is written, so that no key or token gets into a row."""
+    """Restricts `${oc.env:NAME}` to READABLE from now on, so that no key or token gets into a row."""
     OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
 
 
 @contextmanager
 def composing(words: list[str]) -> Iterator[None]:
-    """Hydra, ready to compose the words of a command that is not Hydra's own, after the same checks. Raises UserError or HydraException."""
+    """Checks the words of a command and initialises Hydra to compose them. Raises UserError or HydraException."""
     check_words(words)
     register()
     close_environment()
@@ -144,9 +145,9 @@ def composing(words: list[str]) -> Iterator[None]:
 
 
 def compose_run(words: list[str], **adapter: Any) -> Run:
-    """The one run of these words, with settings of its adapter that no word can spell, such as any path.
+    """The run of these words. `adapter` are settings of its adapter that cannot be written as a word, such as any path.
 
-    Raises one of `pvera.command.MISTAKES` where they cannot be composed, or ask for several runs.
+    Raises one of `pvera.command.MISTAKES` if the words cannot be composed, or ask for several runs.
     """
     with composing(words):
         config = compose("config", overrides=words)

@@ -1,4 +1,4 @@
-"""One GPU for each process of a launcher that hands out none itself (joblib): PVERA_GPUS=0,1,2,3 in the launcher's configuration."""
+"""One GPU for each process of a launcher without GPUs of its own (joblib): PVERA_GPUS=0,1,2,3 in the launcher's configuration."""
 
 import os
 import socket
@@ -8,13 +8,13 @@ from filelock import FileLock, Timeout
 from data.files import cache_dir
 from pvera.errors import UserError
 
-_held: list[FileLock] = []  # for as long as the process lives; a dead process holds none
+_held: list[FileLock] = []  # as long as the process lives; the locks of a dead process are free
 
 
 def take_gpu() -> None:
-    """Makes this process see only one of the GPUs in $PVERA_GPUS that no other process has taken; does nothing without that variable.
+    """Restricts this process to one of the GPUs in $PVERA_GPUS that no other process has taken. Without that variable it does nothing.
 
-    To be called before CUDA starts. Raises UserError if all are taken.
+    Must be called before CUDA starts. Raises UserError if all GPUs are taken.
     """
     gpus = os.environ.get("PVERA_GPUS")
     if not gpus or _held:

@@ -1,4 +1,4 @@
-"""Floating-point operations of the frozen backbone, and how many a second the machine does at the shapes of its layers."""
+"""The floating-point operations of the frozen backbone, and the rate that the machine reaches at the shapes of its layers."""
 
 from typing import Any
 
@@ -23,14 +23,14 @@ def backbone_flops(backbone: Any, images: int, size: int) -> tuple[int, int]:
     return counts[0], counts[1]
 
 
-#: Attention written out, whose products the counter sees on every device.
+#: Plain attention: the counter sees its products on every device.
 _MATH = [torch.nn.attention.SDPBackend.MATH]
 
 
 class Peak:
     """The four products of a ViT's block, forward and, with `backward`, the gradient of their inputs."""
 
-    def __init__(self, width: int, rows: int, dtype: torch.dtype, device: torch.device, backward: bool) -> None:
+    def __init__(self, width: int, rows: int, dtype: torch.dtype, device: torch.device, *, backward: bool) -> None:
         shapes = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)]
         self.flops = sum(2 * rows * fan_in * fan_out for fan_in, fan_out in shapes) * (2 if backward else 1)
         self.backward = backward

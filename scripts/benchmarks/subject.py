@@ -1,4 +1,4 @@
-"""What is measured: runs as the harness makes them, on random images. The weights are random too, which changes no speed."""
+"""The subject of the measurements: runs of the harness on random images, with random weights, which do not change the speed."""
 
 from dataclasses import dataclass, field
 
@@ -50,7 +50,7 @@ class Subject:
         return Data(pixels, torch.randint(0, self.run.task.classes, (images,), generator=generator), self.device)
 
     def prepared(self, images: int) -> Data:
-        """The same, with the frozen work done, as `pvera.training.loop.fit` does it before the first epoch."""
+        """The same with the frozen work done, as in `pvera.training.loop.fit` before the first epoch."""
         return frozen_work_done(self.learners[0].model, self.data(images))
 
     def epoch(self, data: Data, pack: int | None = None) -> None:

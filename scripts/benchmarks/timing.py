@@ -1,4 +1,4 @@
-"""Alternating measurement, so that what else a machine does meets all sides alike, and what the machine is."""
+"""Alternating measurements, so that other work on the machine slows all sides alike, and the description of the machine."""
 
 import platform
 import re
@@ -15,7 +15,7 @@ from pvera.models import precision
 
 @dataclass
 class Times:
-    """Seconds of several repetitions of one thing."""
+    """The seconds of several repetitions."""
 
     seconds: list[float]
 
@@ -33,8 +33,8 @@ class Times:
 
 
 def alternate(sides: dict[str, Callable[[], object]], repetitions: int = 5) -> dict[str, Times]:
-    """Times every side once a round, in turn, after one round that does not count."""
-    found: dict[str, list[float]] = {name: [] for name in sides}
+    """Times every side once a round, in turn, after one warm-up round."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
     for repetition in range(repetitions + 1):
         for name, side in sides.items():
             synchronize()
@@ -42,8 +42,8 @@ def alternate(sides: dict[str, Callable[[], object]], repetitions: int = 5) -> d
             side()
             synchronize()
             if repetition:
-                found[name].append(time.perf_counter() - start)
-    return {name: Times(seconds) for name, seconds in found.items()}
+                seconds[name].append(time.perf_counter() - start)
+    return {name: Times(times) for name, times in seconds.items()}
 
 
 def synchronize() -> None:

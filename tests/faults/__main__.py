@@ -1,4 +1,4 @@
-"""Breaks sweeps on purpose, and counts what that costs: rows lost, and rows that are not those of an undisturbed sweep.
+"""Breaks sweeps on purpose, and counts the rows that are lost or differ from those of an undisturbed sweep.
 
     python -m tests.faults [--only WORD ...] [--kills 50] [--seed 0]
 
