@@ -73,7 +73,9 @@ def fit(
     for learner in learners:
         if val and learner.epochs == 0:
             learner.first_loss, _ = learner.validation(val)
-    total, done = (len(train) * sum(epochs) for epochs in zip(*((one.trainer.epochs, one.epochs) for one in learners), strict=True))
+    total, done = (
+        len(train) * sum(epochs) for epochs in zip(*((learner.trainer.epochs, learner.epochs) for learner in learners), strict=True)
+    )
     # In images, and silent when the output is no terminal.
     with tqdm(total=total, initial=done, desc=title, unit="img", unit_scale=True, leave=False, disable=None, dynamic_ncols=True) as bar:
         while going := still_training(groups):
@@ -86,9 +88,9 @@ def fit(
                     packing.interrupted(members, error)
                     continue
                 rate = len(members) * len(train) / (time.perf_counter() - start)
-                shared = {"rate": rate, "memory": resources.peak_memory(train.labels.device)}
-                rates = [learner.optimizer.param_groups[-1]["lr"] for learner in members]
-                epoch += [values | {"lr": lr} | shared for values, lr in zip(trained, rates, strict=True)]
+                memory = resources.peak_memory(train.labels.device)
+                for learner, values in zip(members, trained, strict=True):
+                    epoch.append(values | {"lr": learner.optimizer.param_groups[-1]["lr"], "rate": rate, "memory": memory})
             for learner, values in zip(going, epoch, strict=True):
                 if learner.failure or not val:
                     continue

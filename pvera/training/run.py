@@ -100,8 +100,9 @@ class RunInTraining:
         """Called once before training."""
         loggers.start(self.run.logger, watched(self.run, self.path))
 
-    def report(self, point: int, values: dict[str, float]) -> None:
-        """An epoch of one grid point: for the loggers, and as a warning (once a run) if the adapter has one."""
+    def report(self, learner: Learner, values: dict[str, float]) -> None:
+        """Logs an epoch of one grid point, and prints the adapter's warning if it has one (once a run)."""
+        point = self.learners.index(learner)
         loggers.epoch(self.run.logger, point, values)
         if not self.warned and (warning := self.run.adapter.warning(values)):
             self.warned = True

@@ -13,7 +13,6 @@ from pvera.errors import MISTAKES, UserError
 from pvera.models import checkpoint, resources
 from pvera.models.data import Data
 from pvera.models.predict import logits_of_all, probabilities
-from pvera.training.learner import Learner
 from pvera.training.loop import fit
 from pvera.training.packing import Packing
 from pvera.training.progress import Progress
@@ -37,12 +36,7 @@ def train_and_test(pack: list[tuple[Run, Path]]) -> None:
     splits = run.source.load_all(run.task, run.splits(), run.image_size)
     # The test split is read once, in batches.
     data = {name: Data(s.images, s.labels, device if name != "test" else torch.device("cpu")) for name, s in splits.items()}
-    point_of = {learner: (member, point) for member in runs for point, learner in enumerate(member.learners)}
-
-    def report(learner: Learner, values: dict[str, float]) -> None:
-        member, point = point_of[learner]
-        member.report(point, values)
-
+    owner = {learner: member for member in runs for learner in member.learners}
     try:
         for member in runs:
             member.begin()
@@ -52,7 +46,8 @@ def train_and_test(pack: list[tuple[Run, Path]]) -> None:
             packing, keep = progress.packing, progress.keep
             title = f"{run.adapter.name} {run.task.name} seed {','.join(str(member.run.seed) for member in runs)}"
             groups = [member.learners for member in runs]
-            fit(groups, data["train800"], data["val200"], packing=packing, title=title, report=report, keep=keep)
+            fit(groups, data["train800"], data["val200"], packing=packing, title=title, keep=keep,
+                report=lambda learner, values: owner[learner].report(learner, values))  # fmt: skip
             good = [member for member in runs if not member.failed()]
             if run.protocol.retrain and good:
                 if all(member.final is None for member in good):
