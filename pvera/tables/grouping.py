@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from adapters import methods
-from data.source import kinds
+from data.sources import kinds
 from data.tasks import GROUPS, TASKS
 from pvera.config import Protocol, Trainer
 from pvera.metrics.table import METRICS
