@@ -93,7 +93,7 @@ def open_peft(folder: Path, overrides: list[str], *, root: str | None = None, de
     The run is the one that would start from the checkpoint, composed as by `python -m pvera`. Raises UserError if the checkpoint has no
     classifier.
     """
-    from pvera.exchange.read import WEIGHTS, read
+    from pvera.exchange.peft_checkpoint import WEIGHTS, read
     from pvera.overrides import compose_run
 
     checkpoint = read(folder)
