@@ -46,7 +46,7 @@ class Part:
 
 def test_images(run: Run) -> int:
     """The size of the test split that the run uses; that of the table of tasks if the data is not there."""
-    with suppress(MISTAKES):
+    with suppress(*MISTAKES):
         return run.source.size(run.task, "test", run.source.count(run.task, "test"))[0]
     return min(run.task.n_test, run.source.test_limit or run.task.n_test)
 
@@ -56,7 +56,7 @@ def unprepared(run: Run) -> dict[Path, int]:
     sizes = {"train800": 800, "val200": 200, "train1000": 1000, "test": test_images(run)}
     missing = {}
     for split in run.splits():
-        with suppress(MISTAKES):
+        with suppress(*MISTAKES):
             folder = run.source.place(run.task, split, run.image_size)
             if not (folder / "about.json").exists():
                 missing[folder] = sizes[split] * run.image_size**2 * 3
@@ -125,7 +125,7 @@ def describe(packs: list[list[Run]]) -> list[str]:
         lines += ["", f"A few steps of each kind of run, on {resources.describe(resources.device(packs[0][0].device))}:"]
         cells = [
             [run.adapter.name, run.image_size, cost.pack, f"{1000 * cost.train:.2f}", f"{1000 * (cost.frozen + cost.evaluate):.2f}",
-             cost.memory >> 20]
+             f"{cost.memory >> 20}"]
             for run, cost in costs.values()
         ]  # fmt: skip
         lines += _table(["adapter", "px", "pack", "ms/train image", "ms/test image", "MiB"], cells)

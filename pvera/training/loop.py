@@ -68,7 +68,8 @@ def fit(
     if not still_training(groups):
         return
     learners, packing = [learner for group in groups for learner in group], packing or Packing()
-    train, val = (data and frozen_work_done(learners[0].model, data) for data in (train, val))
+    train = frozen_work_done(learners[0].model, train)
+    val = val and frozen_work_done(learners[0].model, val)
     packing.choose(learners, train, losses)
     for learner in learners:
         if val and learner.epochs == 0:

@@ -146,7 +146,7 @@ def overhead() -> Iterator[Measurement]:
     def bare() -> None:
         for _ in range(steps):
             learner.optimizer.zero_grad(set_to_none=True)
-            sum(losses(learner, model(batch), labels).values()).backward()
+            torch.stack([*losses(learner, model(batch), labels).values()]).sum().backward()
             learner.optimizer.step()
 
     times = alternate({"epoch": lambda: subject.epoch(data), "bare": bare})
