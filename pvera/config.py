@@ -31,6 +31,8 @@ class Protocol:
     """Reshuffle train800 every epoch; otherwise keep the order of the files."""
     retrain: bool = True
     """Train the chosen grid point again on train1000, for as many epochs as its best one, before the test."""
+    select_by_margin: bool = False
+    """A best validation loss must improve by the trainer's margin, both for a grid point and for the run; otherwise the lowest counts."""
     stop_together: bool = False
     """Stop the grid points of a run when all of them are stale; otherwise stop each by itself."""
     zero_up: bool = True

@@ -13,7 +13,8 @@ class DoRA(LowRank):
 
     By default as published and as in PEFT: one trained magnitude per output; the norm is taken over inputs and is constant in the
     gradient. `released_norm` is the released code of PVeRA: one frozen magnitude per input; the norm is taken over outputs and has a
-    gradient; alpha is unused. Such a magnitude is no factor of the output, so the edit computes the target again from x.
+    gradient; alpha is unused; and A B is added to W (outputs x inputs) without a transposition, so that the Gaussian factor stands on the
+    output side. Such a magnitude is no factor of the output, so the edit computes the target again from x.
     """
 
     name: str = "dora"
@@ -26,9 +27,10 @@ class DoRA(LowRank):
 
         assert site.weight is not None
         magnitude = site.weight.float().norm(dim=0 if self.released_norm else 1)
+        rows, columns = (site.d_out, site.d_in) if self.released_norm else (site.d_in, site.d_out)
         return {
-            "A": torch.nn.Parameter(gaussian_a(site.d_in, self.r)),
-            "B": torch.nn.Parameter(torch.zeros(self.r, site.d_out)),
+            "A": torch.nn.Parameter(gaussian_a(rows, self.r)),
+            "B": torch.nn.Parameter(torch.zeros(self.r, columns)),
             "m": magnitude if self.released_norm else torch.nn.Parameter(magnitude),
             "W": site.weight,
             "bias": site.bias,
@@ -40,7 +42,7 @@ class DoRA(LowRank):
 
         frozen = params.W.to(params.m.dtype)  # the norm of a bf16 weight needs more precision than bf16 has
         if self.released_norm:
-            weight = frozen + (params.A @ params.B).T
+            weight = frozen + params.A @ params.B
             return functional.linear(x, weight * (params.m / weight.norm(dim=0)), params.bias)
         scale = self.alpha / self.r
         with torch.no_grad():

@@ -35,9 +35,15 @@ class Learner:
     protocol: Protocol
     seed: int
     best_loss: float = float("inf")
+    """The lowest validation loss; under `select_by_margin` the last one that improved by the margin."""
     best_accuracy: float = 0.0
     best_epoch: int = 0
-    best_state: dict[str, Tensor] = field(default_factory=dict)
+    kept_loss: float = float("inf")
+    """The validation loss of the weights in `kept_state`."""
+    kept_accuracy: float = 0.0
+    kept_epoch: int = 0
+    kept_state: dict[str, Tensor] = field(default_factory=dict)
+    """The weights to be tested, if the run chooses this grid point."""
     first_loss: float = float("inf")
     """Validation loss before training."""
     epochs: int = 0
@@ -90,13 +96,39 @@ class Learner:
         return float(self.cross_entropy(logits, labels)), float((logits.argmax(-1) == labels).float().mean())
 
     def judge(self, loss: float, accuracy: float) -> None:
-        """Keeps the weights if the validation loss is the lowest so far, and counts the epochs that did not improve by the margin."""
+        """Records the validation loss if it is the best so far, and counts the epochs that did not improve by the margin."""
         if not math.isfinite(loss):
             self.fail("validation loss", loss, self.steps)
             return
-        better = self.epochs == 1 or 100 * (self.reference - loss) > self.trainer.min_improvement * self.reference
+        better = improves(loss, self.reference, self.trainer.min_improvement)
         self.stale = 0 if better else self.stale + 1
         self.reference = loss if better else self.reference
-        if loss < self.best_loss:
+        if better if self.protocol.select_by_margin else loss < self.best_loss:
             self.best_loss, self.best_accuracy, self.best_epoch = loss, accuracy, self.epochs
-            self.best_state = {name: p.detach().clone() for name, p in trainable(self.model)}
+
+    def keep(self) -> None:
+        """Keeps the weights of this epoch, which is the best one."""
+        self.kept_loss, self.kept_accuracy, self.kept_epoch = self.best_loss, self.best_accuracy, self.best_epoch
+        self.kept_state = {name: p.detach().clone() for name, p in trainable(self.model)}
+
+
+def improves(loss: float, reference: float, margin: float) -> bool:
+    """Whether a loss is lower than the reference by more than `margin` per cent of it. Any loss improves on an infinite reference."""
+    return math.isinf(reference) or 100 * (reference - loss) > margin * reference
+
+
+def keep_best(group: list[Learner]) -> None:
+    """Keeps the weights of those grid points of a run whose last epoch is their best; called after each epoch of all of them.
+
+    Under `select_by_margin` only the point with the lowest best loss can be kept, and only if that loss improves on the last one that
+    was kept by more than `min_improvement` per cent. The point that was kept last then has the lowest `kept_loss`.
+    """
+    if not group[0].protocol.select_by_margin:
+        for learner in group:
+            if learner.best_loss < learner.kept_loss:
+                learner.keep()
+        return
+    lowest = min(group, key=lambda learner: learner.best_loss)
+    kept_loss = min(learner.kept_loss for learner in group)
+    if improves(lowest.best_loss, kept_loss, lowest.trainer.min_improvement):
+        lowest.keep()

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from pvera.models import resources
 from pvera.models.data import Data, frozen_work_done
 from pvera.models.pack import pack
-from pvera.training.learner import Learner
+from pvera.training.learner import Learner, keep_best
 from pvera.training.packing import Packing
 
 
@@ -99,6 +99,8 @@ def fit(
                 learner.judge(loss, accuracy)
                 report(learner, {"epoch": learner.epochs, **values, "val_loss": loss, "val_acc": accuracy})
                 bar.set_postfix_str(f"epoch {learner.epochs}, val {loss:.3f}, {100 * accuracy:.1f} %", refresh=False)
+            for group in groups if val else ():
+                keep_best(group)
             keep()
 
 

@@ -55,8 +55,8 @@ class RunInTraining:
 
     @property
     def chosen(self) -> int:
-        """The index of the grid point with the lowest validation loss."""
-        return min(range(len(self.learners)), key=lambda index: self.learners[index].best_loss)
+        """The index of the grid point whose kept weights have the lowest validation loss."""
+        return min(range(len(self.learners)), key=lambda index: self.learners[index].kept_loss)
 
     @property
     def model(self) -> Classifier:
@@ -66,7 +66,7 @@ class RunInTraining:
     def begin_final(self) -> Learner:
         """The chosen point at its start again, to be trained on train1000 for its best number of epochs."""
         chosen = self.learners[self.chosen]
-        self.final = learner(self.run, chosen.adapter, self.backbone, chosen.best_epoch)
+        self.final = learner(self.run, chosen.adapter, self.backbone, chosen.kept_epoch)
         return self.final
 
     def all_learners(self) -> list[Learner]:
@@ -81,7 +81,7 @@ class RunInTraining:
     def weights(self) -> dict[str, Tensor]:
         """The trained weights for the test."""
         if self.final is None:
-            return self.learners[self.chosen].best_state
+            return self.learners[self.chosen].kept_state
         return {name: parameter.detach() for name, parameter in trainable(self.final.model)}
 
     def images(self) -> int:
@@ -139,7 +139,7 @@ class RunInTraining:
             adapter_params=adapter_params, head_params=head_params,
             grid=[{"point": point, "val_loss": one.best_loss, "val_acc": one.best_accuracy, "best_epoch": one.best_epoch,
                    "epochs": one.epochs} for point, one in zip(self.points, self.learners, strict=True)],
-            chosen=self.points[self.chosen], val_loss=chosen.best_loss, val_acc=chosen.best_accuracy, best_epoch=chosen.best_epoch,
+            chosen=self.points[self.chosen], val_loss=chosen.kept_loss, val_acc=chosen.kept_accuracy, best_epoch=chosen.kept_epoch,
             first_loss=chosen.first_loss, limited=bool(limited_reasons), limited_reasons=list(dict.fromkeys(limited_reasons)),
             peak_memory=resources.peak_memory(device), device=resources.describe(device, compiled=chosen.model.compiled),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),

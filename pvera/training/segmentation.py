@@ -49,11 +49,11 @@ def train_and_test(run: Run, adapter: Adapter, backbone: nn.Module, splits: dict
     fit([[learner]], data["train"], data["val"], title=title)
     if learner.failure:
         raise UserError(learner.failure)
-    checkpoint.load(model, learner.best_state, "the trained model")
+    checkpoint.load(model, learner.kept_state, "the trained model")
     tested = evaluate(model, data["test"])
     adapter_params, head_params = count(model)
     return {
         "adapter_params": adapter_params, "head_params": head_params, "best_epoch": learner.best_epoch, "epochs": learner.epochs,
-        "val_loss": learner.best_loss, "val_miou": learner.best_accuracy, **{f"test_{name}": value for name, value in tested.items()},
+        "val_loss": learner.kept_loss, "val_miou": learner.kept_accuracy, **{f"test_{name}": value for name, value in tested.items()},
         "seconds": time.perf_counter() - start, "peak_memory": resources.peak_memory(device), "device": resources.describe(device),
     }  # fmt: skip

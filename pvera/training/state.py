@@ -14,7 +14,7 @@ from pvera.models.classifier import trainable
 from pvera.training.learner import Learner
 
 #: The fields of a learner that change during training, without its tensors.
-COUNTERS = [f.name for f in fields(Learner) if f.name not in ("model", "adapter", "trainer", "protocol", "seed", "best_state")]
+COUNTERS = [f.name for f in fields(Learner) if f.name not in ("model", "adapter", "trainer", "protocol", "seed", "kept_state")]
 
 
 @dataclass
@@ -22,7 +22,7 @@ class State:
     """Copies, on the learner's own device, that its training does not touch."""
 
     tensors: dict[str, Tensor]
-    """Trained weights, AdamW's state, best weights, and the states of the generators of data order and noise."""
+    """Trained weights, AdamW's state, kept weights, and the states of the generators of data order and noise."""
     counters: dict[str, Any]
 
 
@@ -35,7 +35,7 @@ def capture(learner: Learner) -> State:
     for name, parameter in trainable(learner.model):
         tensors[f"weight/{name}"] = parameter.detach().clone()
         tensors |= {f"{key}/{name}": value.clone() for key, value in learner.optimizer.state.get(parameter, {}).items()}
-    tensors |= {f"best/{name}": value for name, value in learner.best_state.items()}  # replaced, never changed
+    tensors |= {f"kept/{name}": value for name, value in learner.kept_state.items()}  # replaced, never changed
     return State(tensors, {name: getattr(learner, name) for name in COUNTERS} | {"events": list(learner.events)})
 
 
@@ -59,4 +59,4 @@ def restore(learner: Learner, state: State) -> None:
             if "step" in by_kind:
                 moments = {kind: by_kind[kind][name] for kind in ("step", "exp_avg", "exp_avg_sq")}
                 learner.optimizer.state[parameter] = {kind: value.to(parameter.device, copy=True) for kind, value in moments.items()}
-    learner.best_state = {name: value.to(learner.model.mean.device) for name, value in by_kind["best"].items()}
+    learner.kept_state = {name: value.to(learner.model.mean.device) for name, value in by_kind["kept"].items()}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 import adapters
-from adapters.base import LINEAR_TARGETS, Adapter
+from adapters.base import LINEAR_TARGETS, Adapter, Site
 from adapters.inject import PATHS, edits, inject, sampling
 from tests.helpers.models import WIDTH, adapter, batch, classifier, edit_at, edits_of, latents, logits, probe, randomise, released, vit
 
@@ -18,6 +18,8 @@ from tests.helpers.models import WIDTH, adapter, batch, classifier, edit_at, edi
 def delta(new, edit) -> Tensor:
     """The update (d_out, d_in) of a Linear's weight, entry by entry."""
     a, b = edit.A.detach(), edit.B.detach()
+    if getattr(new, "released_norm", False):  # A B has the layout of W: outputs x inputs
+        a, b = b.T, a.T
     out = torch.zeros(b.shape[1], a.shape[0])
     for k in range(new.rank):
         gain = 1.0
@@ -109,11 +111,19 @@ def test_released_dora_sends_the_gradient_through_the_norm():
     (adapted(x).chunk(3, dim=-1)[0] * weights).sum().backward()
     a, b = (p.detach().clone().requires_grad_() for p in (edit.A, edit.B))
     w = vit().blocks[0].attn.qkv.weight[:WIDTH].double()
-    full = w + (a @ b).T
+    full = w + a @ b  # outputs x inputs, as W
     m = w.square().sum(0).sqrt()
     ((x @ (m * full / full.square().sum(0).sqrt()).T) * weights).sum().backward()
     torch.testing.assert_close(edit.A.grad, a.grad, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(edit.B.grad, b.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_released_doras_gaussian_factor_stands_on_the_output_side():
+    """The first gradient step moves B alone, since B = 0 hides A; in the released code B is the factor of the inputs."""
+    site = Site(0, "q", d_in=3, d_out=WIDTH, weight=torch.ones(WIDTH, 3))
+    params = adapter("dora", released_norm=True).init_params(site, None)
+    assert params["A"].shape == (WIDTH, 8) and params["A"].abs().min() > 0
+    assert torch.equal(params["B"], torch.zeros(8, 3))
 
 
 def test_released_dora_ignores_alpha_and_does_not_train_m():

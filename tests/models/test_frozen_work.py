@@ -54,8 +54,8 @@ def test_cached_tokens_train_as_the_images_do(case, monkeypatch):
 
     cached, plain = trained(10**12), trained(0)
     assert cached.best_loss == pytest.approx(plain.best_loss, abs=1e-6)
-    for name, weight in cached.best_state.items():
-        torch.testing.assert_close(weight, plain.best_state[name])
+    for name, weight in cached.kept_state.items():
+        torch.testing.assert_close(weight, plain.kept_state[name])
 
 
 def test_nothing_is_cached_that_memory_has_no_room_for(monkeypatch):

@@ -142,7 +142,7 @@ def test_the_best_weights_are_kept_not_the_last():
     best = losses.index(min(losses))
     assert one.best_epoch == best + 1
     assert one.best_loss == losses[best]
-    assert all(torch.equal(one.best_state[name], value) for name, value in snapshots[best].items())
+    assert all(torch.equal(one.kept_state[name], value) for name, value in snapshots[best].items())
     assert best < 5, "the last epoch was the best: this case shows nothing"
 
 
