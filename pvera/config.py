@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
@@ -16,7 +18,7 @@ from data.source import Source
 from pvera import loggers
 from pvera.errors import MISTAKES, UserError
 from pvera.models import backbones, precision
-from pvera.rows import digests
+from pvera.rows import digests, provenance
 from pvera.rows.digests import without_effect
 
 
@@ -138,6 +140,9 @@ class Run:
         values["backbone"]["sha256"] = self.backbone.weights_sha256()
         values["source"]["fingerprint"] = self.source.fingerprint(self.task)
         values["adapter"]["grid"] = self.adapter.active_grid()
+        # Of an adapter that no commit holds, an edited file is another method.
+        if code := provenance.uncommitted_source(Path(inspect.getfile(type(self.adapter)))):
+            values["adapter"]["code"] = code
         return values
 
     def to_dict(self) -> dict[str, Any]:

@@ -100,9 +100,7 @@ def _warnings(group: Group) -> list[str]:
     if group.facts["limited"]:
         reasons = sorted({reason for row in group.rows for reason in row.limited_reasons})
         warnings.append(f"Limited runs, not to be compared with full ones: {'; '.join(reasons)}.")
-    if dirty := sum(row.git_dirty for row in group.rows):
-        warnings.append(f"{dirty} of {len(group.rows)} runs were made by uncommitted code.")
-    return warnings
+    return warnings + [f"{phrase}." for phrase in section.without_commit(group.rows, "runs")]
 
 
 def cells(table: Section) -> list[list[Cell]]:

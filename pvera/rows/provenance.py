@@ -1,8 +1,10 @@
 """Which code made a row: the git commit, whether files were changed, and the versions of packages."""
 
+import hashlib
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -13,12 +15,17 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("pvera", "torch", "torchvision", "timm", "torchmetrics", "hydra-core", "numpy", "pillow", "scikit-learn", "tensorflow-datasets")
 
 
+#: What is imported or composed: a file there that git does not track is code that no commit holds.
+CODE = ("adapters", "configs", "data", "pvera")
+
+
 @cache
 def provenance(root: Path = ROOT) -> dict[str, Any]:
-    """The row's git_commit, git_dirty (a tracked file outside results/ differs) and versions of packages.
+    """The row's git_commit, git_dirty and versions of packages.
 
-    Outside a git checkout of the project the commit is None and git_dirty is True. Looked up once per process: edits during a sweep do
-    not change the code that runs.
+    git_dirty is True if a tracked file outside results/ differs from the commit, or a file of CODE is not tracked. It is None, as the
+    commit is, if git cannot tell: outside a checkout of the project, without git, or if git refuses. Looked up once per process: edits
+    during a sweep do not change the code that runs.
     """
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -26,20 +33,58 @@ def provenance(root: Path = ROOT) -> dict[str, Any]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    # The project may lie inside another repository (as part of an environment): only its own commit counts.
-    commit = None
-    if _git(root, "rev-parse", "--show-toplevel") == str(root):
-        commit = _git(root, "rev-parse", "--verify", "HEAD")
-    dirty = commit is None or _git(root, "diff", "--quiet", "HEAD", "--", ".", ":(exclude)results") is None
+    commit, dirty = None, None
+    with suppress(GitError):
+        commit = _commit(root)
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
+        dirty = bool(changed or _git(root, "ls-files", "--others", "--exclude-standard", "--", *CODE))
     return {"git_commit": commit, "git_dirty": dirty, "versions": versions}
 
 
-def _git(root: Path, *arguments: str) -> str | None:
-    """The output of git; None where it fails or is not installed."""
+def refusal(root: Path = ROOT) -> str | None:
+    """Why git cannot tell which code runs, in git's own words; None if it can, or if the project is no checkout of its own."""
+    if not (root / ".git").exists():
+        return None
+    try:
+        _commit(root)
+    except GitError as error:
+        return str(error)
+    return None
+
+
+@cache
+def uncommitted_source(path: Path, root: Path = ROOT) -> str | None:
+    """The sha256 (hex) of a source file whose content no commit of the project identifies; None for a tracked file of the project.
+
+    A file outside the project counts as uncommitted. A file of the project does not if git cannot tell.
+    """
+    with suppress(GitError):
+        if path.is_relative_to(root) and (not (root / ".git").exists() or _git(root, "ls-files", "--", str(path)) or not _commit(root)):
+            return None
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    return None
+
+
+class GitError(Exception):
+    """Git failed, with its last line of output, or is not installed."""
+
+
+def _commit(root: Path) -> str:
+    """The commit of the project's checkout. Raises GitError if it is none, or if git refuses."""
+    # The project may lie inside another repository (as part of an environment): only its own commit counts.
+    if _git(root, "rev-parse", "--show-toplevel") != str(root):
+        raise GitError(f"{root} is no checkout of its own")
+    return _git(root, "rev-parse", "--verify", "HEAD")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    """The output of git. Raises GitError."""
     # A git hook sets these, and they would point past `root`.
     environment = {key: value for key, value in os.environ.items() if key not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")}
     try:
         done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, env=environment)
-    except OSError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    except OSError as error:
+        raise GitError(f"git cannot be run: {error.strerror}") from None
+    if done.returncode != 0:
+        raise GitError(" ".join((done.stderr.strip() or f"exit code {done.returncode}").split("\n", 1)[0].split()))
+    return done.stdout.strip()

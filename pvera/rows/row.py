@@ -44,7 +44,7 @@ class Row:
     seconds: float
     peak_memory: int
     git_commit: str | None
-    git_dirty: bool
+    git_dirty: bool | None
     versions: dict[str, str]
     device: str
     data: dict[str, Any]  # source, versions (of the data and of what decoded it), and the checksums of each split's membership and images

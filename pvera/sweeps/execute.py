@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from pvera import storage
@@ -11,7 +12,7 @@ from pvera.config import Run
 from pvera.errors import UserError
 from pvera.metrics.table import summary
 from pvera.models import precision
-from pvera.rows import digests, failure, store
+from pvera.rows import digests, failure, provenance, store
 from pvera.sweeps import leases
 
 
@@ -83,6 +84,7 @@ def execute(runs: list[Run], *, wait: bool = True, failed_before: dict[Path, byt
 def _check(run: Run) -> None:
     """Raises UserError if a run cannot be trained here, because of its results folder, compiler, or weights."""
     storage.ensure_writable(Path(run.results))
+    _warn_of_git()
     if run.precision == "bf16" and not precision.has_bf16(run.device):
         print("pvera: this machine has no bf16 instructions, and emulates them: precision=fp32 is many times faster", file=sys.stderr)
     if run.compile:
@@ -90,6 +92,13 @@ def _check(run: Run) -> None:
 
         compilation.check(resources.device(run.device))
     run.backbone.check(run.image_size)
+
+
+@cache
+def _warn_of_git() -> None:
+    """Prints, once per process, why git cannot tell which code runs. The rows are then of an unknown commit."""
+    if reason := provenance.refusal():
+        print(f"pvera: warning: the rows will name no commit, since git cannot tell which code runs: {reason}", file=sys.stderr)
 
 
 def _clean(paths: list[Path]) -> None:

@@ -18,7 +18,7 @@ from pvera.loggers import csv as log
 from pvera.metrics.table import METRICS, VALIDATION_ACCURACY
 from pvera.rows.row import Row
 from pvera.tables.grouping import Group, config_of, group_rows
-from pvera.tables.section import description, dirty_runs
+from pvera.tables.section import description, without_commit
 from pvera.tables.text import Grid, markdown_table
 
 EPOCH_VALUES = {"mean sigma": "sigma", "KL (nats)": "kl"}
@@ -186,7 +186,11 @@ def markdown(ablation: Ablation) -> str:
     spread = "One seed" if seeds == [1] else f"Mean ± sample standard deviation over {' or '.join(map(str, seeds))} seeds"
     rows = ablation.group.rows
     subject = "Adapters" if "adapter" in ablation.names else rows[0].adapter
-    caption = [*description(ablation.group), f"{subject} on {ablation.task}. {spread}.", *dirty_runs(rows)]
+    caption = [
+        *description(ablation.group),
+        f"{subject} on {ablation.task}. {spread}.",
+        *(f"{phrase}." for phrase in without_commit(rows, "runs")),
+    ]
     return "\n".join([markdown_table(grid), "", *caption, ""])
 
 

@@ -78,13 +78,16 @@ def _caption(group: Group, quantity: str, counts: set[int]) -> list[str]:
         sentences.append(f"Several runs of one adapter, task and seed ({several} times): the one with the lowest validation loss is shown.")
     if differing := _differences(rows):
         sentences.append(f"Runs of one task differ in {'; '.join(differing)}.")
-    return sentences + dirty_runs(rows)
+    return [*sentences, *(f"{phrase}." for phrase in without_commit(rows, "runs"))]
 
 
-def dirty_runs(rows: list[Row]) -> list[str]:
-    """A sentence that counts the runs of uncommitted code; none if there are none."""
-    dirty = sum(row.git_dirty for row in rows)
-    return [f"{dirty} of {len(rows)} runs were made by uncommitted code."] if dirty else []
+def without_commit(rows: list[Row], noun: str) -> list[str]:
+    """Phrases that count the rows whose code no commit identifies: it was changed, or git could not tell. `noun` is runs or rows."""
+    counts = {
+        "uncommitted code": sum(row.git_dirty is True for row in rows),
+        "code of an unknown commit": sum(row.git_dirty is None for row in rows),
+    }
+    return [f"{count} of {len(rows)} {noun} were made by {code}" for code, count in counts.items() if count]
 
 
 def _differences(rows: list[Row]) -> list[str]:
@@ -109,7 +112,7 @@ def admit(rows: Iterable[Row], folder: Path, *, allow_limited: bool, allow_dirty
     refused = []
     if (limited := sum(row.limited for row in rows)) and not allow_limited:
         refused.append(f"{limited} of {len(rows)} rows are limited (--allow-limited shows them, marked)")
-    if (dirty := sum(row.git_dirty for row in rows)) and not allow_dirty:
-        refused.append(f"{dirty} of {len(rows)} rows were made by uncommitted code (--allow-dirty shows them, marked)")
+    if not allow_dirty:
+        refused += [f"{phrase} (--allow-dirty shows them, marked)" for phrase in without_commit(rows, "rows")]
     if refused:
         raise UserError(f"{folder}: {'; '.join(refused)}")

@@ -129,10 +129,10 @@ class RunInTraining:
         failure.write(self.path, failure_of(self.run, reason, epoch, step))
 
     def row(self, *, device: torch.device, limited_reasons: list[str], **others: Any) -> Row:
-        run, chosen = self.run, self.learners[self.chosen]
+        run, chosen, settings = self.run, self.learners[self.chosen], self.run.settings()
         adapter_params, head_params = count(chosen.model)
         return Row(
-            schema_version=SCHEMA_VERSION, config=run.settings(), digest=self.digest, experiment=run.name,
+            schema_version=SCHEMA_VERSION, config=settings, digest=self.digest, experiment=run.name,
             task=run.task.name, group=run.task.group, adapter=run.adapter.name,
             backbone=run.backbone.name, backbone_description=run.backbone.description,
             source=run.source.name, protocol=run.protocol.name, seed=run.seed, image_size=run.image_size, precision=run.precision,
@@ -144,7 +144,7 @@ class RunInTraining:
             peak_memory=resources.peak_memory(device), device=resources.describe(device, compiled=chosen.model.compiled),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             events=list(dict.fromkeys([*self.events, *(event for one in self.all_learners() for event in one.events)])),
-            **provenance.provenance(), **others,
+            **provenance.provenance() | ({"git_dirty": True} if "code" in settings["adapter"] else {}), **others,
         )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from pvera import storage
 from pvera.errors import UserError
-from pvera.rows import digests, provenance, store
+from pvera.rows import digests, store
 from pvera.rows.row import SCHEMA_VERSION, Row
 from tests.helpers.rows import make_row
 
@@ -281,60 +281,3 @@ def test_probabilities_that_are_missing_damaged_or_pickled(tmp_path):
         row.with_suffix(".npz").write_bytes(content)
         with pytest.raises(UserError, match="does not hold the arrays"):
             store.load_probabilities(row)
-
-
-@pytest.fixture
-def checkout(tmp_path, monkeypatch):
-    """A small git repository with a file, a results folder, and one commit."""
-    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / "results").mkdir()
-    (tmp_path / "code.py").write_text("1\n")
-    (tmp_path / "results" / "table.md").write_text("1\n")
-    git(tmp_path, "init", "-q")
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "-q", "-m", "first")
-    return tmp_path
-
-
-def git(folder, *arguments: str) -> str:
-    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-    return subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True, text=True).stdout.strip()
-
-
-def looked_up(folder):
-    provenance.provenance.cache_clear()
-    found = provenance.provenance(folder)
-    return found["git_commit"], found["git_dirty"]
-
-
-def test_provenance_of_a_checkout(checkout, monkeypatch):
-    head = git(checkout, "rev-parse", "HEAD")
-    assert looked_up(checkout) == (head, False)
-    (checkout / "results" / "table.md").write_text("2\n")
-    (checkout / "untracked.txt").write_text("")
-    assert looked_up(checkout) == (head, False)  # rows and untracked files do not make the code dirty
-    monkeypatch.setenv("GIT_DIR", str(checkout / "absent"))  # as a hook would
-    assert looked_up(checkout) == (head, False)
-    monkeypatch.delenv("GIT_DIR")
-    (checkout / "code.py").write_text("2\n")
-    assert looked_up(checkout) == (head, True)
-    git(checkout, "add", "code.py")
-    assert looked_up(checkout) == (head, True)
-    (checkout / "inner").mkdir()
-    assert looked_up(checkout / "inner") == (None, True)  # somebody else's repository around the project
-
-
-def test_provenance_without_commit_git_or_checkout(tmp_path, monkeypatch):
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert looked_up(tmp_path) == (None, True)
-    git(tmp_path, "init", "-q")
-    assert looked_up(tmp_path) == (None, True)
-    monkeypatch.setenv("PATH", "")
-    assert looked_up(tmp_path) == (None, True)
-
-
-def test_provenance_versions():
-    versions = provenance.provenance()["versions"]
-    assert versions["python"] == ".".join(map(str, sys.version_info[:3])) and versions["numpy"] == np.__version__
-    assert {"pvera", "torch", "timm", "hydra-core"} <= versions.keys()
