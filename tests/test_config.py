@@ -5,13 +5,13 @@ from dataclasses import asdict, field, fields, make_dataclass, replace
 from pathlib import Path
 
 import pytest
-from data.folder import Folder
-from data.offline import Offline
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import open_dict
 
 from adapters import methods
+from data.sources.folder import Folder
+from data.sources.offline import Offline
 from data.tasks import EXTRA, TASKS
 from pvera.command import MISTAKES, explain
 from pvera.config import Protocol, from_dict, to_runs

@@ -245,10 +245,10 @@ def test_a_long_list_is_checked_quickly(tmp_path):
             (folder / f"{name}{number}.jpg").write_text(f"{name}{number}")
         (tmp_path / "cifar" / f"{name}.txt").write_text("".join(f"images/{name}{number}.jpg 3\n" for number in range(n)))
     (tmp_path / "cifar" / "train800val200.txt").write_text("images/train8000.jpg 3\nimages/val2000.jpg 3\n")
-    started = time.perf_counter()
+    started = time.process_time()
     cut(tmp_path).check(TASK)
     assert len(cut(tmp_path).files(TASK)) == 20_002
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_a_mark_before_the_text_of_a_list_is_no_part_of_its_first_path(root):
