@@ -366,7 +366,7 @@ def test_tensors_that_do_not_fit_together(change, message, lora):
 def test_another_width_or_number_of_classes(lora):
     new = adopt(adapter("lora", checkpoint=str(lora)))
     wide = twin(dinov2(hidden_size=64))
-    with pytest.raises(UserError, match=r"of another backbone: A of q in block 0 has shape \(48, 4\), the model's is \(64, 4\)"):
+    with pytest.raises(UserError, match=r"of another backbone: A of q in block 0 has shape \(48, 8\), the model's is \(64, 8\)"):
         classifier(new, wide)
     with pytest.raises(UserError, match="of another backbone: it adapts 2 blocks, this one has 3"):
         classifier(new, twin(dinov2(num_hidden_layers=3)))

@@ -101,7 +101,7 @@ def test_of_another_adapter(lora, name):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (lambda: classifier(adapter("lora", rank=2)), r"q.A has shape (32, 4), the model's is (32, 2)"),
+        (lambda: classifier(adapter("lora", rank=2)), r"q.A has shape (32, 8), the model's is (32, 2)"),
         (
             lambda: classifier(adapter("lora", targets=["q", "k"])),
             "it lacks backbone.blocks.0.attn.qkv.edit.edits.k.A (4 missing, 4 unknown)",
