@@ -210,7 +210,7 @@ def test_a_grid_that_is_not_searched_does_not_change_the_digest():
         (["trainer.head_lr=-1"], "trainer.head_lr must be above 0"),
         (["task.classes=3"], "task.classes is 16"),
         (["source.resize=nearest"], "source.resize must be one of"),
-        (["source.root=x"], "source.root is no setting"),
+        (["source.root=x"], "source=offline has no root: leave it out"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_there_is(overrides, said):
