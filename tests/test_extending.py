@@ -9,13 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.docs import examples
+
 ROOT = Path(__file__).parents[1]
-
-
-def examples(page: str, section: str) -> list[str]:
-    """The Python blocks of one section of a page."""
-    [text] = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
-    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
 
 
 ADAPTERS = {

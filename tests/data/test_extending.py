@@ -1,7 +1,6 @@
 """The examples of the documentation: a source in one file, and a task in one entry."""
 
 import importlib
-import re
 import sys
 from pathlib import Path
 
@@ -12,15 +11,15 @@ from data import sources, tasks
 from data.errors import DataError
 from data.source import forget
 from data.tasks import EXTRA, Task, find
+from tests.helpers.docs import examples
 
-DOCS = Path(__file__).parents[2] / "docs"
 SIZES = {"train800": 800, "val200": 200, "test": 6}
 
 
 def block(name: str) -> str:
     """The example that starts with the name of its file."""
-    page = next(page for page in (DOCS / "extending_data.md", DOCS / "extending.md") if page.exists() and name in page.read_text())
-    return re.search(rf"```python\n# {re.escape(name)}\n(.*?)```", page.read_text(), re.DOTALL)[1]
+    [code] = [code for code in examples("docs/extending.md", "A source and a task") if code.startswith(f"# {name}\n")]
+    return code
 
 
 @pytest.fixture

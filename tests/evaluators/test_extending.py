@@ -1,23 +1,20 @@
-"""An evaluator is one file: the example of docs/extending_evaluator.md, run from a file alone."""
+"""An evaluator is one file: the example of docs/extending.md, run from a file alone."""
 
 import json
-import re
 import shutil
-from pathlib import Path
 
 import pytest
 
 from pvera import evaluate, evaluators
 from pvera.report import __main__ as report_page
 from pvera.rows import store
-
-PAGE = Path(__file__).parents[2] / "docs" / "extending_evaluator.md"
+from tests.helpers.docs import examples
 
 
 @pytest.fixture
 def topk(tmp_path, monkeypatch):
     """The example in a file of its own, in a folder that evaluators are looked for in."""
-    [code] = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    [code] = examples("docs/extending.md", "An evaluator")
     (tmp_path / "evaluators").mkdir()
     (tmp_path / "evaluators" / "topk.py").write_text(code)
     monkeypatch.setattr(evaluators, "__path__", [*evaluators.__path__, str(tmp_path / "evaluators")])

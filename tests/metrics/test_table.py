@@ -1,7 +1,6 @@
-"""The example of a metric in docs/extending_metric.md is registered, and found wherever metrics are shown."""
+"""The example of a metric in docs/extending.md is registered, and found wherever metrics are shown."""
 
 import csv
-import re
 from dataclasses import replace
 
 import pytest
@@ -15,9 +14,9 @@ from pvera.metrics.table import METRICS, quantities, summary
 from pvera.metrics.table import evaluate as evaluate_metrics
 from pvera.report import __main__ as report
 from pvera.rows import digests, store
-from pvera.rows.provenance import ROOT
 from pvera.sweeps.execute import execute
 from pvera.tables.section import sections
+from tests.helpers.docs import examples
 from tests.helpers.rows import run
 from tests.helpers.wandb_file import only, read
 from tests.helpers.wandb_file import summary as wandb_summary
@@ -38,7 +37,7 @@ def test_names_units_and_texts():
 def folder(tmp_path_factory, hydra):
     """A real run with the metric of the documentation, and the row of another adapter from the time before it."""
     folder = tmp_path_factory.mktemp("rows")
-    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending_metric.md").read_text(), flags=re.DOTALL)
+    [code] = examples("docs/extending.md", "A metric")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
         patch.setitem(METRICS, "top2", None)  # taken away again at the end
