@@ -123,9 +123,9 @@ def test_metrics_of_bfloat16_probabilities():
 
 def test_737_classes_and_70_000_images_take_seconds():
     probabilities, labels = torch.rand(7_000, 737).softmax(1), torch.randint(737, (7_000,))
-    start = time.perf_counter()
+    start = time.process_time()
     evaluate(probabilities, labels)
-    assert time.perf_counter() - start < 6  # a tenth of the images
+    assert time.process_time() - start < 6  # a tenth of the images
 
 
 def test_what_cannot_be_probabilities_is_refused():
