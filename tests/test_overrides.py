@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 
 from pvera import evaluate, plan, segment
 from pvera.errors import UserError
-from pvera.exchange import read
+from pvera.exchange import peft_checkpoint
 from pvera.overrides import check_command_line, check_folder, check_words
 
 
@@ -152,7 +152,7 @@ COMMANDS = [plan.main, segment.main, runpy.run_path(str(SCRIPT))["main"], lambda
     ],
 )
 def test_every_command_that_composes_words_refuses_the_same(monkeypatch, capsys, command, word, reason):
-    monkeypatch.setattr(read, "read", lambda folder: SimpleNamespace(name="lora", head={"weight": 1}))
+    monkeypatch.setattr(peft_checkpoint, "read", lambda folder: SimpleNamespace(name="lora", head={"weight": 1}))
     monkeypatch.setenv("WANDB_API_KEY", "marked-secret")
     assert command([word, "backbone=test_vit"]) == 2
     out, err = capsys.readouterr()
