@@ -142,7 +142,7 @@ def test_list_files(folder, content):
     ):
         try:
             ask(task)
-        except UserError as error:
+        except MISTAKES as error:
             fine(error)
 
 
@@ -189,7 +189,7 @@ def test_checkpoint_headers(folder, saved, data):
     (folder / "x.safetensors").write_bytes(data.draw(st.just(whole) | st.binary(max_size=100) | st.just(whole[: len(whole) // 2])))
     try:
         from_dict(checkpoint.read(folder / "x.safetensors")[1])
-    except UserError as error:
+    except MISTAKES as error:
         fine(error)
 
 
@@ -231,7 +231,7 @@ def test_words_of_prepare(many):
     try:
         order = parse(PrepareRequest, many)
         order.tasks(order.make(order.source))
-    except UserError as error:
+    except MISTAKES as error:
         fine(error)
 
 
@@ -241,7 +241,7 @@ def test_reported_figures(folder, content, header):
     (folder / "x.csv").write_bytes((",".join(reported.HEADER) + "\n").encode() * header + content)
     try:
         reported.read(folder / "x.csv")
-    except UserError as error:
+    except MISTAKES as error:
         fine(error)
 
 
@@ -254,7 +254,7 @@ def test_reported_figures_of_the_right_width(folder, cells):
         csv.writer(file).writerows([reported.HEADER, *cells])
     try:
         reported.read(folder / "y.csv")
-    except UserError as error:
+    except MISTAKES as error:
         fine(error)
 
 
@@ -265,5 +265,5 @@ def test_configurations_of_the_users_own(folder, content):
     (folder / "own" / "x.yaml").write_bytes(content)
     try:
         check_folder(folder / "own")
-    except UserError as error:
+    except MISTAKES as error:
         fine(error)
