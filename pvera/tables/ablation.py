@@ -42,9 +42,12 @@ class Setting:
     def over_seeds(self, label: str) -> tuple[float, float | None] | None:
         """Mean and sample standard deviation (None for one seed) of a result; None, a hole, if a run lacks it."""
         values = self.results.get(label, [])
-        if len(values) < len(self.rows):
-            return None
-        return fmean(values), stdev(values) if len(values) > 1 else None
+        return mean_and_sd(values) if len(values) == len(self.rows) else None
+
+
+def mean_and_sd(values: list[float]) -> tuple[float, float | None]:
+    """The mean and the sample standard deviation, which is None for one value."""
+    return fmean(values), stdev(values) if len(values) > 1 else None
 
 
 @dataclass
@@ -165,11 +168,11 @@ def _settings(rows: list[Row], paths: dict[int, Path], score: str) -> list[Setti
                 results[label].append(value)
             curves.append(losses)
         made.append(Setting(dict(zip(names, json.loads(key), strict=True)), members, results, curves))
-    return sorted(made, key=lambda setting: [_order(value) for value in setting.values.values()])
+    return sorted(made, key=lambda setting: [order(value) for value in setting.values.values()])
 
 
-def _order(value: Any) -> tuple[int, float, str]:
-    """Numbers by size, then lists by length, then words; null comes last."""
+def order(value: Any) -> tuple[int, float, str]:
+    """Sorts the values of settings: numbers by size, then lists by length, then words; null comes last."""
     if isinstance(value, bool | int | float):
         return 0, value, ""
     return (3, 0, "") if value is None else (1, len(value), str(value)) if isinstance(value, list) else (2, 0, value)
