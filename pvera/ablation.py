@@ -8,7 +8,7 @@ from pvera import command, storage
 from pvera.rows import store
 from pvera.tables.ablation import ablations, markdown, tidy
 from pvera.tables.section import admit
-from pvera.tables.text import csv_text
+from pvera.text import csv_text
 
 SCORE = "norm of mu"
 

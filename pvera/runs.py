@@ -13,13 +13,11 @@ from typing import Any
 
 from pvera import command
 from pvera.errors import UserError
-from pvera.loggers.base import label
 from pvera.metrics.table import METRICS
 from pvera.rows import failure, store
-from pvera.rows.row import Row
+from pvera.rows.row import Row, label
 from pvera.sweeps import leases
-from pvera.tables.render import HOLE
-from pvera.tables.text import plain_table
+from pvera.text import plain_table
 
 
 @dataclass(frozen=True)
@@ -39,9 +37,7 @@ def _run(record: Any) -> dict[str, str]:
 
 
 def _row(row: Row) -> dict[str, str]:
-    metrics = {
-        f">{name} {metric.unit}".rstrip(): metric.text(row.test[name]) if name in row.test else HOLE for name, metric in METRICS.items()
-    }
+    metrics = {f">{name} {metric.unit}".rstrip(): metric.text(row.test.get(name)) for name, metric in METRICS.items()}
     marks = [mark for mark, marked in (("limited", row.limited), ("dirty", row.git_dirty)) if marked]
     return _run(row) | {"chosen": label(row.chosen) or "-"} | metrics | {
         ">val loss": f"{row.val_loss:.4f}", ">s": f"{row.seconds:.0f}", "finished": row.finished[:16], "marks": ",".join(marks) or "-",

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from pvera.errors import UserError
-from pvera.tables.render import HOLE
-from pvera.tables.text import Grid, plain_table
+from pvera.text import HOLE, Grid, plain_table
 
 if TYPE_CHECKING:
     from pvera.evaluators.trained import Trained

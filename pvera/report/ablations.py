@@ -10,7 +10,8 @@ from pvera.rows.row import Row
 from pvera.tables.ablation import mean_and_sd, order
 from pvera.tables.ablation_charts import by_setting
 from pvera.tables.grouping import Group, brief, settings
-from pvera.tables.render import HOLE, parameters
+from pvera.tables.render import parameters
+from pvera.text import HOLE
 
 Points = dict[tuple[str, ...], list[Row]]
 """Rows by the values of the settings that differ, as text."""

@@ -19,7 +19,7 @@ from pvera.metrics.table import METRICS, VALIDATION_ACCURACY
 from pvera.rows.row import Row
 from pvera.tables.grouping import Group, config_of, group_rows
 from pvera.tables.section import description, without_commit
-from pvera.tables.text import Grid, markdown_table
+from pvera.text import Grid, markdown_table
 
 EPOCH_VALUES = {"mean sigma": "sigma", "KL (nats)": "kl"}
 """Values of the csv logger that are shown for the epoch whose weights were kept, by label."""

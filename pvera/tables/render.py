@@ -7,9 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from pvera.metrics.table import Metric, quantities
-from pvera.tables.text import Grid, csv_text, markdown_table
-
-HOLE = "–"
+from pvera.text import HOLE, Grid, csv_text, markdown_table
 
 
 @dataclass(frozen=True)

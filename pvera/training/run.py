@@ -15,13 +15,13 @@ from tqdm import tqdm
 
 from pvera import loggers
 from pvera.config import Run
-from pvera.loggers.base import Watched, label
+from pvera.loggers.base import Watched
 from pvera.metrics.table import evaluate
 from pvera.models import checkpoint, resources
 from pvera.models.classifier import Classifier, count, trainable
 from pvera.rows import digests, failure, provenance, store
 from pvera.rows.failure import Failure
-from pvera.rows.row import SCHEMA_VERSION, Row
+from pvera.rows.row import SCHEMA_VERSION, Row, label
 from pvera.training.learner import Learner
 from pvera.training.setup import learner
 
