@@ -7,7 +7,7 @@ import pytest
 
 from pvera import runs
 from pvera.rows import digests, store
-from pvera.sweeps import leases
+from pvera.sweeps import leases, processes
 from tests.helpers.rows import make_row
 
 
@@ -134,7 +134,7 @@ def test_who_works_on_what_is_listed(folder, capsys):
 
 def here() -> dict[str, str]:
     """What a lease of this machine says of its place, of a process that never was."""
-    return {"space": leases._space() or pytest.skip("needs Linux's /proc"), "started": "1"}
+    return {"space": processes._space() or pytest.skip("needs Linux's /proc"), "started": "1"}
 
 
 def lease(row, **changes):

@@ -4,13 +4,13 @@ import json
 from collections import defaultdict
 from typing import Any
 
-from pvera.metrics.table import VALIDATION_ACCURACY, Metric, quantities
+from pvera.metrics.table import VALIDATION_ACCURACY, quantities
 from pvera.plots.charts import Panel
 from pvera.rows.row import Row
-from pvera.tables.ablation import mean_and_sd, order
+from pvera.tables.ablation import order
 from pvera.tables.ablation_charts import by_setting
 from pvera.tables.grouping import Group, brief, settings
-from pvera.tables.render import parameters
+from pvera.tables.render import Cell, parameters, text
 from pvera.text import HOLE
 
 Points = dict[tuple[str, ...], list[Row]]
@@ -41,7 +41,7 @@ def _points(rows: list[Row]) -> tuple[list[str], Points]:
     by_point: Points = defaultdict(list)
     for row in rows if names else []:
         by_point[tuple(asked[row.digest].get(name, HOLE) for name in names)].append(row)
-    return names, dict(sorted(by_point.items(), key=lambda item: [order(_value(text)) for text in item[0]]))
+    return names, dict(sorted(by_point.items(), key=lambda item: [order(_value(value)) for value in item[0]]))
 
 
 def _panel(adapter: str, varied: list[str], by_point: Points) -> Panel:
@@ -51,17 +51,18 @@ def _panel(adapter: str, varied: list[str], by_point: Points) -> Panel:
     for task in tasks:
         for point, rows in by_point.items():
             if of_task := [row for row in rows if row.task == task]:
-                metrics = [_spread(_values(of_task, name), metric) for name, metric in shown.items()]
+                cells = {name: Cell.of(_values(of_task, name)) for name in shown}
+                metrics = [text(cell, shown[name], cell and cell.seeds) for name, cell in cells.items()]
                 sizes = parameters(tuple(row.adapter_params for row in of_task))
-                table.append([task, *(brief(text, 40) for text in point), *metrics, sizes, str(len({row.seed for row in of_task}))])
+                table.append([task, *(brief(value, 40) for value in point), *metrics, sizes, str(len({row.seed for row in of_task}))])
     charts = []
     for quantity, metric in shown.items() if len(varied) == 1 else ():
         if quantity != "val_acc":
             lines = {task: [_values([row for row in rows if row.task == task], quantity) for rows in by_point.values()] for task in tasks}
-            names = [brief(text, 40) for [text] in by_point]
+            names = [brief(value, 40) for [value] in by_point]
             alt = f"Lines of {metric.title} of {adapter} over {len(by_point)} values of {varied[0]}, by task."
             title = f"{metric.title} by {varied[0]}"
-            charts.append(by_setting(title, varied[0], metric.title, [_value(text) for [text] in by_point], lines, names, alt))
+            charts.append(by_setting(title, varied[0], metric.title, [_value(value) for [value] in by_point], lines, names, alt))
     note = f"{len(by_point)} settings of {', '.join(varied)}; mean and sample standard deviation over seeds."
     return Panel(f"ablation-{adapter}", adapter, charts, note, table)
 
@@ -72,16 +73,9 @@ def _values(rows: list[Row], quantity: str) -> list[float]:
     return [factor * value for row in rows if (value := row.value(quantity)) is not None]
 
 
-def _spread(values: list[float], metric: Metric) -> str:
-    if not values:
-        return HOLE
-    mean, sd = mean_and_sd(values)
-    return f"{mean:.{metric.decimals}f}" + ("" if sd is None else f" ± {sd:.{metric.decimals}f}")
-
-
-def _value(text: str) -> Any:
+def _value(setting: str) -> Any:
     """A setting's value; the text itself where it is no JSON."""
     try:
-        return json.loads(text)
+        return json.loads(setting)
     except ValueError:
-        return text
+        return setting

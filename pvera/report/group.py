@@ -115,7 +115,7 @@ def cells(table: Section) -> list[list[Cell]]:
         by_column.append(
             [
                 Cell(
-                    render.text(cell, column, table.seeds),
+                    render.text(cell, metric, table.seeds),
                     "" if cell is None else f"{cell.mean:.6f}",
                     ranks.get(round(cell.mean, metric.decimals)) if cell else None,
                 )

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from pvera.plots.charts import Chart, Panel, Series
-from pvera.tables.ablation import EPOCH_VALUES, Ablation, mean_and_sd
+from pvera.tables.ablation import EPOCH_VALUES, Ablation
+from pvera.tables.render import Cell
 
 Lines = dict[str, list[list[float]]]
 """By the name of a line: at each setting the values over the seeds, none where they are not known."""
@@ -22,10 +23,10 @@ def by_setting(title: str, x: str, y: str, settings: Sequence[Any], lines: Lines
     places = numbers if on_axis else [float(at) for at in range(len(settings))]
     series = []
     for number, (line, by_place) in enumerate(lines.items()):
-        known = [(place, name, *mean_and_sd(values)) for place, name, values in zip(places, names, by_place, strict=True) if values]
-        spread = [sd or 0.0 for *_, sd in known]
-        hover = [f"{line}, {x} {name}: {mean:.4g}" + ("" if sd is None else f" ± {sd:.2g}") for _, name, mean, sd in known]
-        series.append(Series(line, [place for place, *_ in known], [mean for _, _, mean, _ in known], number, marks=True,
+        known = [(place, name, cell) for place, name, values in zip(places, names, by_place, strict=True) if (cell := Cell.of(values))]
+        spread = [cell.std or 0.0 for _, _, cell in known]
+        hover = [f"{line}, {x} {name}: {cell.mean:.4g}" + (f" ± {cell.std:.2g}" if cell.std else "") for _, name, cell in known]
+        series.append(Series(line, [place for place, *_ in known], [cell.mean for *_, cell in known], number, marks=True,
                              spread=spread if any(spread) else None, hover=hover))  # fmt: skip
     return Chart(title, x, y, series, alt, log_x=on_axis and wide, ticks=dict(zip(places, names, strict=True)))
 
