@@ -22,7 +22,7 @@ from pvera.text import plain_table
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file that runs leave: how it is found and read, and the columns of its list."""
+    """A kind of file that runs leave: how it is named and read, and the columns of its list."""
 
     noun: str
     pattern: str
@@ -49,12 +49,12 @@ def _failure(failed: failure.Failure) -> dict[str, str]:
     return _run(failed) | {">epoch": epoch, "finished": str(failed.finished)[:16], "reason": " ".join(str(failed.reason).split())}
 
 
-def _claim(claim: SimpleNamespace) -> dict[str, str]:
+def _lease(claim: SimpleNamespace) -> dict[str, str]:
     state = "dead, will be taken over" if claim.alive is False else "claimed"
     return _run(claim) | {"host": claim.host, ">process": str(claim.process), "since": claim.since[:16], "state": state}
 
 
-def read_claim(path: Path) -> SimpleNamespace | None:
+def read_lease(path: Path) -> SimpleNamespace | None:
     """The worker of a run, by its lease, and the run, by the place of the lease."""
     claim = leases.holder_of(path)
     if claim is None:
@@ -66,7 +66,7 @@ def read_claim(path: Path) -> SimpleNamespace | None:
 
 ROWS = Kind("rows", store.PATTERN, store.read, _row)
 FAILED = Kind("failed runs", "seed=*.failed", failure.read, _failure)
-CLAIMS = Kind("runs in work", "seed=*.lease", read_claim, _claim)
+LEASES = Kind("runs in work", "seed=*.lease", read_lease, _lease)
 
 
 def table(records: dict[Path, Any], kind: Kind) -> str:
@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _runs(options: argparse.Namespace) -> int:
-    kind = FAILED if options.failed else CLAIMS if options.claims else ROWS
+    kind = FAILED if options.failed else LEASES if options.claims else ROWS
     if kind is not ROWS and (options.limited or options.dirty):
         raise UserError(f"--limited and --dirty select rows, and {kind.noun} have none: leave out one or the other")
     if options.claims and options.delete:

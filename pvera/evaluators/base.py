@@ -54,7 +54,7 @@ class Evaluator:
         return {}
 
     def panels(self, report: Report) -> list[Panel]:
-        """The charts of one report, for the page and for figures."""
+        """The charts of one report, for the page and for a paper."""
         return []
 
     def lines(self, report: Report) -> list[str]:

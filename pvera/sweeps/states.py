@@ -44,8 +44,8 @@ def state(run: Run) -> State:
     if any(path.parent.glob("*.resume-?")):  # else torch is not imported
         from pvera.training import progress
 
-        if found := progress.epochs_done(path, digests.digest(run.settings())):
-            file, epochs = found
+        if saved := progress.epochs_done(path, digests.digest(run.settings())):
+            file, epochs = saved
             points, final = epochs[: len(run.adapter.points())], epochs[len(run.adapter.points()) :]
             each = ", ".join(map(str, points)) + (f" epochs of its {len(points)} grid points" if len(points) > 1 else " epochs")
             again = f" and {final[0]} on train1000" if final else ""
@@ -59,9 +59,9 @@ def table(packs: list[list[Run]]) -> list[str]:
     states = [state(run) for run in runs]
     grid = [["task", "adapter", "backbone", "run", "state", "details"]]
     grid += [
-        [run.task.name, run.adapter.name, run.backbone.name, row_path(run).stem, found.kind, " ".join(found.details.split())]
-        for run, found in zip(runs, states, strict=True)
+        [run.task.name, run.adapter.name, run.backbone.name, row_path(run).stem, now.kind, " ".join(now.details.split())]
+        for run, now in zip(runs, states, strict=True)
     ]
-    counts = Counter(found.kind for found in states)
+    counts = Counter(now.kind for now in states)
     summary = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
     return [*plain_table(grid).splitlines(), f"{len(runs)} runs: {summary}"]

@@ -1,7 +1,7 @@
 """Results of the runs of an ablation, by the settings that differ between them.
 
 A pure function of the rows and of the files next to them: the values of every epoch (logger=csv) and the reports of pvera.ood, where
-there are any. The settings that were varied are found in the rows' configs. Imports no torch.
+there are any. The rows' configs tell which settings were varied. Imports no torch.
 """
 
 import json
