@@ -30,7 +30,7 @@ FORMAT = 2  # of the folder; part of the key, so that another format is another 
 
 @dataclass(frozen=True)
 class Key:
-    """Everything that decides which images these are and how they were made. The same images elsewhere have the same key."""
+    """Everything that decides which images these are and how they were made. The same images in another folder have the same key."""
 
     source: str
     task: str
@@ -98,10 +98,10 @@ def root() -> Path:
     return files.cache_dir() / "prepared"
 
 
-def spread(found: int, limit: int | None) -> list[int]:
+def spread(count: int, limit: int | None) -> list[int]:
     """At most `limit` of so many positions, evenly spread, ascending."""
-    wanted = min(found, limit or found)
-    return [index * found // wanted for index in range(wanted)]
+    wanted = min(count, limit or count)
+    return [index * count // wanted for index in range(wanted)]
 
 
 def load(key: Key, making: Making, *, rehash: bool = False) -> Prepared:

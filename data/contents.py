@@ -62,8 +62,10 @@ def hashes(folder: Path, names: Sequence[str]) -> list[str]:
         pool = ThreadPoolExecutor(THREADS)
         try:
             chunks = [[prefix + name for name in unknown[start : start + CHUNK]] for start in range(0, len(unknown), CHUNK)]
-            found = chain.from_iterable(pool.map(lambda paths: [_hashed(path) for path in paths], chunks))
-            shown = tqdm(found, f"hashing {folder.name}", len(unknown), unit="file", delay=1, leave=False, disable=None, dynamic_ncols=True)
+            hashed = chain.from_iterable(pool.map(lambda paths: [_hashed(path) for path in paths], chunks))
+            shown = tqdm(
+                hashed, f"hashing {folder.name}", len(unknown), unit="file", delay=1, leave=False, disable=None, dynamic_ncols=True
+            )
             for name, (entry, is_settled) in zip(unknown, shown, strict=True):
                 entries[name] = entry
                 if is_settled:

@@ -57,6 +57,14 @@ def state(path: Path | str) -> list[int]:
     return [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
+def read(path: Path) -> bytes:
+    """The content of a file. Raises DataError if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes the whole file or leaves the old one, whatever other processes do. Raises OSError."""
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from data.errors import DataError
 
@@ -11,11 +12,11 @@ Labelled = tuple[str, int]
 """The hash of an image and its label."""
 
 
-def copies(contents: Mapping[str, Sequence[str]], known: Mapping[str, Sequence[str]]) -> dict[str, int]:
+def copies(contents: Mapping[str, Sequence[str]], known: Mapping[str, Sequence[str]], folder: Path) -> dict[str, int]:
     """For each split of `known`, how many of its images are byte copies of images of the splits that `known` names for it.
 
-    `contents` are the hashes of all images by split. Raises DataError if a split is wholly contained in the other ones, or they in it:
-    a result on it would say nothing. Fewer copies are known in public data sets, so they are only counted.
+    `contents` are the hashes of all images by split. Raises DataError, naming the folder, if a split is wholly contained in the other
+    ones, or they in it: a result on it would say nothing. Fewer copies are known in public data sets, so they are only counted.
     """
     counts = {}
     for split, others in known.items():
@@ -23,14 +24,14 @@ def copies(contents: Mapping[str, Sequence[str]], known: Mapping[str, Sequence[s
         counts[split] = sum(content in seen for content in contents[split])
         if counts[split] == len(contents[split]) or seen <= set(contents[split]):
             both = " and ".join(others)
-            raise DataError(f"one of {split} and {both} is wholly contained in the other, image by image: list different images")
+            raise DataError(f"{folder}: one of {split} and {both} is wholly contained in the other, image by image: list different images")
     return counts
 
 
-def warning(counts: Mapping[str, int], sizes: Mapping[str, int]) -> str:
-    """What to tell the user about copies; empty if there are none."""
-    told = [f"{count:,} of {sizes[split]:,} in {split}" for split, count in counts.items() if count]
-    return f"images that are byte copies of training or validation images: {', '.join(told)}" if told else ""
+def warning(counts: Mapping[str, int], contents: Mapping[str, Sequence[str]], folder: Path) -> str:
+    """A warning about the copies that were counted; empty if there are none."""
+    shares = [f"{count:,} of {len(contents[split]):,} in {split}" for split, count in counts.items() if count]
+    return f"{folder} has images that are byte copies of training or validation images: {', '.join(shares)}" if shares else ""
 
 
 def check_union(union: Sequence[Labelled], parts: Sequence[Labelled], names: tuple[str, str]) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from data import contents, overlap
 from data.decode import decode
 from data.errors import DataError
-from data.files import local
+from data.files import local, read
 from data.resize import pil_bilinear
 from data.shapes import SHAPES, draw
 
@@ -87,12 +87,8 @@ def _files(folder: Path) -> list[Path]:
 def _compare(root: Path, files: dict[str, list[Path]]) -> list[str]:
     """Warnings about images, compared by their bytes, that are in two splits. Raises DataError if one split holds all of another."""
     hashes = {split: contents.hashes(root, [str(path.relative_to(root)) for path in paths]) for split, paths in files.items()}
-    try:
-        copies = overlap.copies(hashes, {"val": ["train"], "test": ["train", "val"]})
-    except DataError as error:
-        raise DataError(f"{root}: {error}") from None
-    text = overlap.warning(copies, {split: len(paths) for split, paths in files.items()})
-    return [f"{root} has {text}"] if text else []
+    text = overlap.warning(overlap.copies(hashes, {"val": ["train"], "test": ["train", "val"]}, root), hashes, root)
+    return [text] if text else []
 
 
 def _read(paths: list[Path], size: int, values: dict[int, Path], broken: list[str]) -> Pairs:
@@ -101,7 +97,7 @@ def _read(paths: list[Path], size: int, values: dict[int, Path], broken: list[st
     for path, image, mask in zip(paths, images, masks, strict=True):
         file = path.parent.parent / "masks" / f"{path.stem}.png"
         try:
-            decoded = decode(path.read_bytes(), str(path), upright=False)  # a mask has no EXIF orientation
+            decoded = decode(read(path), str(path), upright=False)  # a mask has no EXIF orientation
             whole = _mask(file, decoded.size)
         except DataError as error:
             broken.append(str(error))

@@ -198,18 +198,18 @@ class Source:
         """The folder of the prepared split, whether it is there or not. Raises DataError if the data are not there."""
         return self._key(task, split, image_size).place()
 
-    def size(self, task: Task, split: str, found: int) -> tuple[int, str | None]:
-        """How many of the examples found are used, and why these are not the official split (None if they are)."""
+    def size(self, task: Task, split: str, count: int) -> tuple[int, str | None]:
+        """The number of examples that are used, of so many, and why these are not the official split (None if they are)."""
         official = self.sizes_of(task, split)
-        if found == 0 or (found not in official and self.sizes == "exact"):
+        if count == 0 or (count not in official and self.sizes == "exact"):
             raise DataError(
-                f"{task.name}'s {split} has {' or '.join(map(str, official))} images, source={self.name} found {found}"
-                + ("; source.sizes=any accepts a cut and marks the run limited" if found else "")
+                f"{task.name}'s {split} has {' or '.join(map(str, official))} images, source={self.name} found {count}"
+                + ("; source.sizes=any accepts a cut and marks the run limited" if count else "")
             )
-        reasons = [] if found in official else [f"{split} has {found} images instead of {official[0]}"]
-        if split == "test" and self.test_limit is not None and self.test_limit < found:
-            return self.test_limit, "; ".join([*reasons, f"{self.test_limit} of {found} test images, evenly spread"])
-        return found, "; ".join(reasons) or None
+        reasons = [] if count in official else [f"{split} has {count} images instead of {official[0]}"]
+        if split == "test" and self.test_limit is not None and self.test_limit < count:
+            return self.test_limit, "; ".join([*reasons, f"{self.test_limit} of {count} test images, evenly spread"])
+        return count, "; ".join(reasons) or None
 
     def _key(self, task: Task, split: str, image_size: int) -> Key:
         from data.cache import Key

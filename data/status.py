@@ -32,7 +32,7 @@ class Status:
     """Why runs cannot use it, and the way out; empty if they can."""
     remark: str = ""
     """Whether it is a cut, or will be fetched, if runs can use it."""
-    found: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     """Examples by split, of those splits that could be counted."""
     bytes: int = 0
     """Of the files that hold the examples."""
@@ -40,11 +40,11 @@ class Status:
     """Bytes by split of the prepared images of the size and rule asked for."""
 
     def word(self) -> str:
-        return "ready" if not self.problem else "not right" if self.found else "missing"
+        return "ready" if not self.problem else "not right" if self.counts else "missing"
 
     def cells(self) -> list[str]:
         """The line of a table."""
-        sizes = [f"{self.found.get(split, '-')}/{' or '.join(map(str, self.source.sizes_of(self.task, split)))}" for split in SHOWN]
+        sizes = [f"{self.counts.get(split, '-')}/{' or '.join(map(str, self.source.sizes_of(self.task, split)))}" for split in SHOWN]
         ready = f"{len(self.prepared)}/{len(SPLITS)} {human(sum(self.prepared.values()))}"
         return [self.task.name, self.source.name, self.word(), *sizes, human(self.bytes), ready, self.problem or self.remark]
 
@@ -56,7 +56,7 @@ def status(source: Source, task: Task, image_size: int) -> Status:
     now = Status(task, source)
     for split in SPLITS:
         with suppress(DataError):
-            now.found[split] = source.count(task, split)
+            now.counts[split] = source.count(task, split)
             # Only then is it worth to hash the data: they were hashed when they were prepared.
             if any((cache.root() / task.name).glob(f"{split}-{image_size}px-{source.resize}-*/about.json")):
                 folder = source.place(task, split, image_size)

@@ -8,7 +8,7 @@ from pvera import command, storage
 from pvera.rows import store
 from pvera.tables.ablation import ablations, markdown, tidy
 from pvera.tables.section import admit
-from pvera.tables.text import csv_text
+from pvera.text import csv_text
 
 SCORE = "norm of mu"
 
@@ -25,19 +25,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _ablation(options: argparse.Namespace) -> None:
-    from pvera.tables.ablation_plots import draw
+    from pvera.plots import paper
+    from pvera.tables.ablation_charts import panel
 
     out = options.out or options.folder
     files, errors = store.scan(options.folder)
     command.warn(errors)
     storage.ensure_writable(out)
     admit(files.values(), options.folder, allow_limited=options.allow_limited, allow_dirty=options.allow_dirty)
-    found = ablations(files, options.score)
-    for number, ablation in enumerate(found):
-        draw(ablation, options.score, out / f"ablation-{ablation.task}{f'-{number}' if number else ''}")
+    shown = ablations(files, options.score)
+    for number, ablation in enumerate(shown):
+        paper.save(panel(ablation, options.score), out / f"ablation-{ablation.task}{f'-{number}' if number else ''}")
     header = ["task", "setting", "figure", "mean", "std", "seeds"]
-    text = "\n".join(markdown(ablation) for ablation in found)
-    storage.write_atomically(out / "ablation.csv", csv_text([header, *(line for ablation in found for line in tidy(ablation))]).encode())
+    text = "\n".join(markdown(ablation) for ablation in shown)
+    storage.write_atomically(out / "ablation.csv", csv_text([header, *(line for ablation in shown for line in tidy(ablation))]).encode())
     storage.write_atomically(out / "ablation.md", text.encode())
     print(text, end="")
 

@@ -1,6 +1,6 @@
 """`python -m pvera.evaluate CHECKPOINT` tests a trained run again and compares with its row; it tests a PEFT checkpoint on a task too.
 
-With `--with NAME` it runs an evaluator in place of that, and writes <name>-<run>.json beside the row (or into --out) and figures.
+With `--with NAME` it runs an evaluator in place of that, and writes <name>-<run>.json next to the row (or into --out) and plots.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     choice.add_argument("--with", dest="evaluator", choices=evaluators(), help="an evaluator; with --help its options are listed too")
     chosen = evaluators().get(choice.parse_known_args(arguments)[0].evaluator, Evaluator())
     parser = ArgumentParser("python -m pvera.evaluate", description=__doc__, parents=[choice], formatter_class=RawTextHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, help="a row or the .safetensors beside it, or the folder of a PEFT checkpoint")
+    parser.add_argument("checkpoint", type=Path, help="a row or the .safetensors next to it, or the folder of a PEFT checkpoint")
     parser.add_argument("overrides", nargs="*", help="for a PEFT checkpoint: what to test it on (task=... backbone=...)")
     add_options(parser, chosen)
     if type(chosen) is Evaluator:
@@ -52,7 +52,7 @@ def _open(options: Namespace, is_peft: bool) -> Trained:
 
 
 def _compare(trained: Trained, samples: int | None) -> None:
-    """Prints the test metrics beside those of the row, computed as they were for the row."""
+    """Prints the test metrics next to those of the row, computed as they were for the row."""
     from pvera.models.monte_carlo import predict
     from pvera.models.predict import logits_of, probabilities
 

@@ -1,6 +1,6 @@
 """`python -m pvera.ood RUN --ood SPEC`: do a run's scores tell its own test images from images of another task or folder?
 
-Writes ood-<run>-<name>.json beside the row (or into --out) and figures into the folder `figures` beside that, and prints a short table.
+Writes ood-<run>-<name>.json next to the row (or into --out) and plots into the folder `figures` next to it, and prints a short table.
 """
 
 import sys

@@ -13,18 +13,16 @@ from typing import Any
 
 from pvera import command
 from pvera.errors import UserError
-from pvera.loggers.base import label
 from pvera.metrics.table import METRICS
 from pvera.rows import failure, store
-from pvera.rows.row import Row
+from pvera.rows.row import Row, label
 from pvera.sweeps import leases
-from pvera.tables.render import HOLE
-from pvera.tables.text import plain_table
+from pvera.text import plain_table
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file that runs leave: how it is found and read, and the columns of its list."""
+    """A kind of file that runs leave: how it is named and read, and the columns of its list."""
 
     noun: str
     pattern: str
@@ -39,9 +37,7 @@ def _run(record: Any) -> dict[str, str]:
 
 
 def _row(row: Row) -> dict[str, str]:
-    metrics = {
-        f">{name} {metric.unit}".rstrip(): metric.text(row.test[name]) if name in row.test else HOLE for name, metric in METRICS.items()
-    }
+    metrics = {f">{name} {metric.unit}".rstrip(): metric.text(row.test.get(name)) for name, metric in METRICS.items()}
     marks = [mark for mark, marked in (("limited", row.limited), ("dirty", row.git_dirty)) if marked]
     return _run(row) | {"chosen": label(row.chosen) or "-"} | metrics | {
         ">val loss": f"{row.val_loss:.4f}", ">s": f"{row.seconds:.0f}", "finished": row.finished[:16], "marks": ",".join(marks) or "-",
@@ -53,12 +49,12 @@ def _failure(failed: failure.Failure) -> dict[str, str]:
     return _run(failed) | {">epoch": epoch, "finished": str(failed.finished)[:16], "reason": " ".join(str(failed.reason).split())}
 
 
-def _claim(claim: SimpleNamespace) -> dict[str, str]:
+def _lease(claim: SimpleNamespace) -> dict[str, str]:
     state = "dead, will be taken over" if claim.alive is False else "claimed"
     return _run(claim) | {"host": claim.host, ">process": str(claim.process), "since": claim.since[:16], "state": state}
 
 
-def read_claim(path: Path) -> SimpleNamespace | None:
+def read_lease(path: Path) -> SimpleNamespace | None:
     """The worker of a run, by its lease, and the run, by the place of the lease."""
     claim = leases.holder_of(path)
     if claim is None:
@@ -70,7 +66,7 @@ def read_claim(path: Path) -> SimpleNamespace | None:
 
 ROWS = Kind("rows", store.PATTERN, store.read, _row)
 FAILED = Kind("failed runs", "seed=*.failed", failure.read, _failure)
-CLAIMS = Kind("runs in work", "seed=*.lease", read_claim, _claim)
+LEASES = Kind("runs in work", "seed=*.lease", read_lease, _lease)
 
 
 def table(records: dict[Path, Any], kind: Kind) -> str:
@@ -129,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _runs(options: argparse.Namespace) -> int:
-    kind = FAILED if options.failed else CLAIMS if options.claims else ROWS
+    kind = FAILED if options.failed else LEASES if options.claims else ROWS
     if kind is not ROWS and (options.limited or options.dirty):
         raise UserError(f"--limited and --dirty select rows, and {kind.noun} have none: leave out one or the other")
     if options.claims and options.delete:

@@ -1,6 +1,6 @@
 """`python -m pvera.uncertainty RUN...`: reports on the uncertainty of trained runs, and on what their sampled softmax is worth.
 
-Writes uncertainty-<run>.json beside the row (or into --out) and figures into the folder `figures` beside that, and prints a short table.
+Writes uncertainty-<run>.json next to the row (or into --out) and plots into the folder `figures` next to it, and prints a short table.
 """
 
 import sys

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_module
 
-from pvera.config import register, to_runs
 from pvera.rows import store
+from pvera.sweeps import jobs
 from pvera.sweeps.execute import execute
 
 RUN = ["task=extra/digits", "backbone=dinov2_vits14_offline", "image_size=70", "adapter=pvera", "adapter.lr=1e-3", "trainer.epochs=1"]
@@ -34,14 +33,14 @@ CHANGES: dict[str, tuple[int, list[str]]] = {
 def measure(threads: int, words: list[str], folder: Path) -> tuple[float, np.ndarray]:
     """The test loss (nats) of seed 0, and its test probabilities (N, C)."""
     torch.set_num_threads(threads)
-    path = execute(to_runs(compose("config", overrides=[*RUN, *sys.argv[1:], *words, f"results={folder}"])))[0].path
+    [runs] = jobs.packs([*RUN, *sys.argv[1:], *words, f"results={folder}"])
+    path = execute(runs)[0].path
     return store.read(path).test["nll"], store.load_probabilities(path)[0]
 
 
 def main() -> None:
-    register()
     references: dict[int, tuple[float, np.ndarray]] = {}
-    with initialize_config_module("configs", version_base="1.3"), tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         for number, (change, (threads, words)) in enumerate(CHANGES.items()):
             loss, probabilities = measured = measure(threads, words, Path(folder) / str(number))
             expected_loss, expected = references[2] if "to 2 threads" in change else references.get(1, measured)

@@ -11,10 +11,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from hydra import compose, initialize_config_module
 
 from pvera import loggers
-from pvera.config import register, to_runs
+from pvera.overrides import compose_run
 from pvera.rows import store
 from pvera.sweeps.execute import row_path
 from pvera.training.run import watched
@@ -25,7 +24,7 @@ VALUES = {"cross_entropy": 1.25, "penalty": 1e-4, "kl": 100.0, "sigma": 0.9, "lr
 def measure(name: str, folder: Path, epochs: int) -> tuple[float, float, float]:
     """Seconds of the start (with the first epoch, which opens files), of each later epoch, and of the end."""
     words = ["task=dsprites_loc", "backbone=test_vit", "adapter=pvera", "adapter.lr=1e-3", f"logger={name}", f"results={folder}"]
-    [run] = to_runs(compose("config", overrides=words))
+    run = compose_run(words)
     path = row_path(run)
     store.save_probabilities(path, np.full((5000, 16), 1 / 16), np.zeros(5000))
     for file in (path, path.with_suffix(".safetensors")):
@@ -53,14 +52,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=500)
     options = parser.parse_args()
     os.environ["WANDB_MODE"] = "offline"
-    register()
     import torch  # noqa: F401  (in a real run it is loaded by then)
 
-    with initialize_config_module("configs", version_base="1.3"):
-        for name in loggers.CHOICES:
-            with tempfile.TemporaryDirectory() as folder:
-                start, epoch, end = measure(name, Path(folder), options.epochs)
-            print(f"{name:12} start {start:6.2f} s, an epoch {1000 * epoch:6.3f} ms, end {end:6.2f} s")
+    for name in loggers.CHOICES:
+        with tempfile.TemporaryDirectory() as folder:
+            start, epoch, end = measure(name, Path(folder), options.epochs)
+        print(f"{name:12} start {start:6.2f} s, an epoch {1000 * epoch:6.3f} ms, end {end:6.2f} s")
 
 
 if __name__ == "__main__":

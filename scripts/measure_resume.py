@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_module
 
-from pvera.config import Run, register, to_runs
+from pvera.config import Run
 from pvera.models.data import Data, frozen_work_done
+from pvera.sweeps import jobs
 from pvera.training.loop import train_epoch
 from pvera.training.packing import Packing
 from pvera.training.progress import Progress
@@ -57,11 +57,10 @@ def measure(runs: list[Run], folder: Path) -> None:
 
 
 def main() -> None:
-    register()
-    with initialize_config_module("configs", version_base="1.3"):
-        for adapter in ("linear_probe", "pvera", "lora", "bottleneck"):
-            with tempfile.TemporaryDirectory() as folder:
-                measure(to_runs(compose("config", overrides=[*RUN, f"adapter={adapter}", *sys.argv[1:]])), Path(folder))
+    for adapter in ("linear_probe", "pvera", "lora", "bottleneck"):
+        with tempfile.TemporaryDirectory() as folder:
+            [runs] = jobs.packs([*RUN, f"adapter={adapter}", *sys.argv[1:]])
+            measure(runs, Path(folder))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from data import contents, overlap
 from data.errors import DataError
 from data.examples import Examples
-from data.files import local
+from data.files import local, read
 from data.source import Source, warn_once
 from data.tasks import SPLITS, Task
 
@@ -46,12 +46,13 @@ class Folder(Source):
         labelled = {split: list(zip(hashes[split], entries.values(), strict=True)) for split, entries in lists.items()}
         both = f"{_LIST['train800']} and {_LIST['val200']}"
         overlap.check_union(labelled["train1000"], labelled["train800"] + labelled["val200"], (f"{folder / _LIST['train1000']}", both))
-        if text := overlap.warning(_copies(folder, hashes), {split: len(entries) for split, entries in lists.items()}):
-            warn_once(f"{folder} has {text}")
+        if text := overlap.warning(overlap.copies(hashes, _TRAINED_ON, folder), hashes, folder):
+            warn_once(text)
 
     def copies(self, task: Task) -> dict[str, int]:
         folder = self.location(task)
-        return _copies(folder, {split: contents.hashes(folder, list(self._entries(task, split))) for split in SPLITS})
+        hashes = {split: contents.hashes(folder, list(self._entries(task, split))) for split in SPLITS}
+        return overlap.copies(hashes, _TRAINED_ON, folder)
 
     def identify(self, task: Task, split: str) -> str:
         entries = self._entries(task, split)
@@ -125,7 +126,7 @@ class _Files:
         from data.decode import decode
 
         path = self.folder / self.paths[position]
-        return decode(_read(path), str(path), upright=True)
+        return decode(read(path), str(path), upright=True)
 
 
 class _Inside:
@@ -157,26 +158,12 @@ class _Inside:
         return None
 
 
-def _copies(folder: Path, hashes: dict[str, list[str]]) -> dict[str, int]:
-    try:
-        return overlap.copies(hashes, _TRAINED_ON)
-    except DataError as error:
-        raise DataError(f"{folder}: {error}") from error
-
-
 def _lines(source: Path) -> list[str]:
     """The lines of a list, at least one."""
     try:
-        lines = _read(source).decode("utf-8-sig").rstrip().splitlines()  # editors on Windows put a mark before the text
+        lines = read(source).decode("utf-8-sig").rstrip().splitlines()  # editors on Windows put a mark before the text
     except UnicodeDecodeError as error:
         raise DataError(f"{source} is not UTF-8 text (byte {error.start}): write it as lines `path label`") from error
     if not lines:
         raise DataError(f"{source} is empty: it must hold lines `path label`")
     return lines
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error

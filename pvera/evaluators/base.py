@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from pvera.errors import UserError
-from pvera.tables.render import HOLE
-from pvera.tables.text import Grid, plain_table
+from pvera.text import HOLE, Grid, plain_table
 
 if TYPE_CHECKING:
     from pvera.evaluators.trained import Trained
@@ -55,7 +54,7 @@ class Evaluator:
         return {}
 
     def panels(self, report: Report) -> list[Panel]:
-        """The charts of one report, for the page and for figures."""
+        """The charts of one report, for the page and for a paper."""
         return []
 
     def lines(self, report: Report) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data import tasks
+from data.files import read
 from data.source import Source
 from data.sources import kinds
 from pvera.errors import UserError
@@ -84,7 +85,7 @@ class OODImages:
             _warn(f"{len(unread)} of {len(files) + len(unread)} files in {self.folder} are not read: {named}")
         chosen, cut = thinned(len(files), wanted)
         resize, size = RULES[run.source.resize], run.image_size
-        stack = [resize(decode(_bytes(files[i]), str(files[i]), upright=True), size) for i in chosen]
+        stack = [resize(decode(read(files[i]), str(files[i]), upright=True), size) for i in chosen]
         return np.stack(stack), [f"{self.name}: {cut}"] if cut else []
 
     def _source(self, run: Run) -> Source:
@@ -152,32 +153,25 @@ def parse(words: str) -> OODImages:
 def parse_all(specs: Sequence[str]) -> list[OODImages]:
     """Parses the values of --ood. Raises UserError where two sets have one name."""
     sets = [parse(words) for words in specs]
-    if len({one.name for one in sets}) < len(sets):
-        raise UserError(f"two sets of images have one name among {', '.join(one.name for one in sets)}: rename a folder")
+    if len({ood.name for ood in sets}) < len(sets):
+        raise UserError(f"two sets of images have one name among {', '.join(ood.name for ood in sets)}: rename a folder")
     return sets
 
 
 def load_all(sets: Sequence[OODImages], trained: Trained, wanted: int | None) -> dict[str, ForeignImages]:
     """At most `wanted` images of each set, by its name. Raises UserError where a set cannot be had."""
-    for one in sets:
-        one.check(trained.run)
+    for ood in sets:
+        ood.check(trained.run)
     own = {hash(image.numpy().tobytes()) for image in trained.images} if sets else set()
     loaded = {}
-    for one in sets:
-        images, limits = one.load(trained.run, wanted)
+    for ood in sets:
+        images, limits = ood.load(trained.run, wanted)
         shared = sum(hash(image.tobytes()) in own for image in images)
         if shared:
-            _warn(f"{shared} of {len(images)} images of {one.name} are among the run's test images")
-        loaded[one.name] = ForeignImages(as_tensor(images), limits, shared)
+            _warn(f"{shared} of {len(images)} images of {ood.name} are among the run's test images")
+        loaded[ood.name] = ForeignImages(as_tensor(images), limits, shared)
     return loaded
 
 
 def _warn(text: str) -> None:
     print(f"pvera: warning: {text}", file=sys.stderr)
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error

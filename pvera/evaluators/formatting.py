@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from pvera.metrics.table import METRICS
-from pvera.tables.render import HOLE
+from pvera.text import HOLE
 
 
 def metric_texts(values: dict[str, float]) -> list[str]:
     """Every metric in its unit; a hole for one that was not measured."""
-    return [metric.text(values[name]) if name in values else HOLE for name, metric in METRICS.items()]
+    return [metric.text(values.get(name)) for name, metric in METRICS.items()]
 
 
 def decimal(value: float | None, decimals: int = 4) -> str:

@@ -11,7 +11,7 @@ from pvera.evaluators.formatting import metric_texts
 from pvera.metrics.table import METRICS, evaluate, summary
 from pvera.plots import charts
 from pvera.plots.charts import Panel
-from pvera.tables.text import Grid
+from pvera.text import Grid
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,7 @@ from pvera.evaluators.formatting import decimal
 from pvera.evaluators.trained import Trained
 from pvera.metrics.detection import detection, histogram, roc, with_intervals
 from pvera.plots.charts import Chart, Panel, Series
-from pvera.tables.text import Grid
+from pvera.text import Grid
 
 #: How the norms of mu (blocks, N) become one score (N,).
 AGGREGATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {

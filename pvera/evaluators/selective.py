@@ -11,7 +11,7 @@ from pvera.evaluators.formatting import decimal, rank_test
 from pvera.evaluators.mean import MODES, softmax_of
 from pvera.metrics import selective
 from pvera.plots.charts import BoxPlot, Chart, Panel, Series
-from pvera.tables.text import Grid
+from pvera.text import Grid
 
 if TYPE_CHECKING:
     import numpy as np

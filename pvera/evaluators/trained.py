@@ -25,7 +25,7 @@ class Trained:
     """A trained run with its test images (N, S, S, 3) in uint8 and labels (N,), both on the CPU."""
 
     path: Path
-    """The checkpoint. Reports lie beside it."""
+    """The checkpoint. Reports are written next to it."""
     run: Run
     model: Classifier
     images: Tensor

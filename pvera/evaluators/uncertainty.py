@@ -13,9 +13,9 @@ from pvera.evaluators.formatting import rank_test
 from pvera.evaluators.mean import MODES, metrics_table, quality, reliability_panel, softmax_of
 from pvera.evaluators.trained import Trained
 from pvera.loggers import csv as log
-from pvera.loggers.base import label
 from pvera.plots.charts import Chart, Panel, Series
-from pvera.tables.text import Grid
+from pvera.rows.row import label
+from pvera.text import Grid
 
 #: What is drawn of the latent, by the logged name: the title of its chart, and the ending of the logged column.
 LATENT = {"sigma": ("median sigma", "q50"), "mu": ("mean L2 norm of mu", "mean"), "kl": ("KL, nats a dimension", "")}

@@ -10,12 +10,12 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from pvera.loggers.base import Logger, Watched, label
+from pvera.loggers.base import Logger, Watched
 from pvera.loggers.csv import Csv
 from pvera.loggers.tensorboard import TensorBoard
 from pvera.loggers.wandb import Wandb
 
-__all__ = ["CHOICES", "THERE_ARE", "Csv", "Logger", "TensorBoard", "Wandb", "Watched", "epoch", "finish", "label", "register", "start"]
+__all__ = ["CHOICES", "THERE_ARE", "Csv", "Logger", "TensorBoard", "Wandb", "Watched", "epoch", "finish", "register", "start"]
 
 CHOICES: dict[str, type[Logger]] = {"csv": Csv, "tensorboard": TensorBoard, "wandb": Wandb}
 #: The answer to a wrong choice.

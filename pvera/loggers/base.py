@@ -74,8 +74,3 @@ class Logger:
             self._on = False
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             print(f"pvera: warning: {type(self).__name__} logging of this run stopped, the run goes on: {reason}", file=sys.stderr)
-
-
-def label(point: dict[str, Any]) -> str:
-    """A grid point as text: rank=8,lr=0.001."""
-    return ",".join(f"{key}={value}" for key, value in point.items())

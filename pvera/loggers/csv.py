@@ -10,8 +10,8 @@ from typing import Any
 
 from pvera import storage
 from pvera.errors import UserError
-from pvera.loggers.base import Logger, Watched, label
-from pvera.rows.row import Row
+from pvera.loggers.base import Logger, Watched
+from pvera.rows.row import Row, label
 
 
 @dataclass

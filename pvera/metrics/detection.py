@@ -40,7 +40,9 @@ def with_intervals(
         drawn.append(detection(*(stream.choice(group, len(group)) for group in (inside, outside))))
         progress(1)
     if drawn:
-        measured |= {f"{name}_interval": np.quantile([one[name] for one in drawn], [0.025, 0.975]).tolist() for name in list(measured)}
+        measured |= {
+            f"{name}_interval": np.quantile([values[name] for values in drawn], [0.025, 0.975]).tolist() for name in list(measured)
+        }
     return measured
 
 

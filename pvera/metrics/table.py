@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pvera.text import HOLE
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -38,9 +40,9 @@ class Metric:
         """From a row's value to the unit."""
         return 100 if self.unit == "%" else 1
 
-    def text(self, value: float) -> str:
-        """A row's value in the unit, without the unit."""
-        return f"{self.factor * value:.{self.decimals}f}"
+    def text(self, value: float | None) -> str:
+        """A row's value in the unit, without the unit; a hole for None."""
+        return HOLE if value is None else f"{self.factor * value:.{self.decimals}f}"
 
 
 def accuracy(probabilities: Tensor, labels: Tensor) -> float:

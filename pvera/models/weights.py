@@ -79,25 +79,25 @@ def read(path: Path, model: VisionTransformer, name: str, *, antialias: bool) ->
             state = checkpoint_filter_fn(state, model, antialias=antialias)
         except RuntimeError as error:
             raise UserError(f"{path} does not fit {name}: {' '.join(str(error).split())}") from error
-        found = {key: tuple(tensor.shape) for key, tensor in state.items()}
-        reason = _misfit(found, expected, shapes) or _incomplete(found.keys(), expected.keys())
+        resampled = {key: tuple(tensor.shape) for key, tensor in state.items()}
+        reason = _misfit(resampled, expected, shapes) or _incomplete(resampled.keys(), expected.keys())
     if reason is not None:
         raise UserError(f"{path} does not fit {name}: {reason}; is it another backbone's?")
     return state
 
 
-def _misfit(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]], stored: dict[str, tuple[int, ...]]) -> str | None:
+def _misfit(shapes: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]], stored: dict[str, tuple[int, ...]]) -> str | None:
     """The first tensor of another shape than the model's, with the shape that it has in the file."""
     for key, shape in expected.items():
-        if found.get(key, shape) != shape:
+        if shapes.get(key, shape) != shape:
             return f"{key} has shape {stored[key]}, expected {shape}"
     return None
 
 
-def _incomplete(found: Set[str], expected: Set[str]) -> str | None:
+def _incomplete(names: Set[str], expected: Set[str]) -> str | None:
     """The first tensor that the file lacks, or else the first that the model lacks."""
-    if missing := sorted(expected - found):
+    if missing := sorted(expected - names):
         return f"it has no {missing[0]}" + (f" (and {len(missing) - 1} more are missing)" if missing[1:] else "")
-    if unknown := sorted(found - expected):
+    if unknown := sorted(names - expected):
         return f"it has {unknown[0]}" + (f" (and {len(unknown) - 1} more)" if unknown[1:] else "") + ", which the model has not"
     return None

@@ -40,7 +40,8 @@ def _legend(figure: Figure, axes: Any, panel: Panel) -> None:
         figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=columns, fontsize="small")
     elif named:
         for axis in axes.flat:
-            axis.legend(fontsize="x-small")
+            if axis.get_legend_handles_labels()[1]:
+                axis.legend(fontsize="x-small")
 
 
 def _chart(axis: Axes, chart: Chart) -> None:
@@ -52,7 +53,8 @@ def _chart(axis: Axes, chart: Chart) -> None:
     if chart.log_y:
         axis.set_yscale("log")
     if chart.ticks:
-        axis.set_xticks(list(chart.ticks), [_plain(text) for text in chart.ticks.values()])
+        turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if max(map(len, chart.ticks.values())) > 7 else {}
+        axis.set_xticks(list(chart.ticks), [_plain(text) for text in chart.ticks.values()], **turned)
         axis.minorticks_off()
     if chart.unit_square:
         axis.set(xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal")

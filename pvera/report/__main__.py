@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = ArgumentParser(
         prog="python -m pvera.report",
-        description="Make DIR/report.html from the rows below a folder and the files beside them: one file that needs no network. "
+        description="Make DIR/report.html from the rows below a folder and the files next to them: one file that needs no network. "
         "Limited rows and those of uncommitted code are shown with a warning. The same charts go to DIR/figures as PNG and SVG.",
     )
     parser.add_argument("folder", metavar="DIR", type=Path, help="folder with the rows of runs")

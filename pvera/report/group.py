@@ -12,10 +12,11 @@ from pvera.report.differences import differences
 from pvera.report.reliability import reliability_panel
 from pvera.report.trade_offs import trade_offs
 from pvera.report.training_curves import training_curves
-from pvera.rows.row import Row
+from pvera.rows.row import Row, label
 from pvera.tables import render, render_statistics, section, statistics
 from pvera.tables.grouping import Group, brief, group_rows, settings
 from pvera.tables.render import Section
+from pvera.text import HOLE, Grid
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,14 @@ class GroupSection:
     tables: list[tuple[str, Section, list[list[Cell]]]]
     """Name, table and the cells of its lines."""
     captions: list[str]
-    statistics: list[tuple[str, list[str], list[list[list[str]]]]]
+    statistics: list[tuple[str, list[str], list[Grid]]]
     """Name of the metric, notes, and grids."""
     panels: list[tuple[str, list[Panel]]]
     """By heading; a heading without panels is left out."""
     absent: list[str]
     """What is not shown for lack of data, and how to get it."""
     provenance: list[tuple[str, list[str]]]
-    runs: list[list[str]]
+    runs: Grid
 
 
 def group_sections(files: dict[Path, Row], folder: Path) -> list[GroupSection]:
@@ -63,7 +64,7 @@ def _section(group: Group, files: dict[Path, Row], folder: Path, colours: dict[s
     shown_files = [(path, row) for path, row in files.items() if id(row) in shown]
     by_heading: dict[str, Sequence[Panel | None]] = {
         "Trade-offs": [trade_offs(group, colours)],
-        "Task by task": [differences(one) for one in measured if several],
+        "Task by task": [differences(of_metric) for of_metric in measured if several],
         "Ablations": ablations(group),
         "Reliability": [reliability_panel(shown_files, colours)],
         "Training curves": training_curves(shown_files, colours),
@@ -80,9 +81,9 @@ def _section(group: Group, files: dict[Path, Row], folder: Path, colours: dict[s
         f"{group.backbone}, {facts['image_size']} px, {facts['precision']}, source {facts['source']}, protocol {facts['protocol']}"
         + (", limited" if facts["limited"] else ""),
         _warnings(group),
-        [(one.metric.title, table, cells(table)) for one, table in zip(measured, sections, strict=False)],
+        [(of_metric.metric.title, table, cells(table)) for of_metric, table in zip(measured, sections, strict=False)],
         sections[0].caption,
-        [(one.metric.title, render_statistics.notes(one), _grids(one)) for one in measured],
+        [(of_metric.metric.title, render_statistics.notes(of_metric), _grids(of_metric)) for of_metric in measured],
         [(name, some) for name, some in panels.items() if some],
         [reason for name, reason in reasons.items() if reason and not panels[name]],
         _provenance(group),
@@ -90,7 +91,7 @@ def _section(group: Group, files: dict[Path, Row], folder: Path, colours: dict[s
     )
 
 
-def _grids(measured: statistics.Statistics) -> list[list[list[str]]]:
+def _grids(measured: statistics.Statistics) -> list[Grid]:
     grids = [render_statistics.rank_grid(measured), render_statistics.comparison_grid(measured)]
     return [grid for grid in grids if len(grid) > 1]
 
@@ -114,7 +115,7 @@ def cells(table: Section) -> list[list[Cell]]:
         by_column.append(
             [
                 Cell(
-                    render.text(cell, column, table.seeds),
+                    render.text(cell, metric, table.seeds),
                     "" if cell is None else f"{cell.mean:.6f}",
                     ranks.get(round(cell.mean, metric.decimals)) if cell else None,
                 )
@@ -157,7 +158,7 @@ def _provenance(group: Group) -> list[tuple[str, list[str]]]:
     return [(name, lines) for name, lines in facts if lines]
 
 
-def _runs(group: Group, files: dict[Path, Row], folder: Path) -> list[list[str]]:
+def _runs(group: Group, files: dict[Path, Row], folder: Path) -> Grid:
     """Header and lines of all rows, those that are not shown included."""
     shown = {id(row) for row in group.shown}
     paths = {id(row): path for path, row in files.items()}
@@ -165,11 +166,10 @@ def _runs(group: Group, files: dict[Path, Row], folder: Path) -> list[list[str]]
     grid = [["adapter", "task", "seed", "shown", "parameters", "chosen", "val loss", *(metric.title for metric in metrics.values()), "s",
              "commit", "finished", "file"]]  # fmt: skip
     for row in group.rows:
-        texts = [render.HOLE if (value := row.value(name)) is None else metric.text(value) for name, metric in metrics.items()]
-        chosen = ", ".join(f"{key}={value}" for key, value in row.chosen.items()) or render.HOLE
-        commit = (row.git_commit or "unknown")[:10] + (" (dirty)" if row.git_dirty else "")
+        texts = [metric.text(row.value(name)) for name, metric in metrics.items()]
+        chosen, file = label(row.chosen, ", ") or HOLE, paths[id(row)].relative_to(folder).as_posix()
         grid.append(
             [row.adapter, row.task, str(row.seed), "yes" if id(row) in shown else "no", str(row.adapter_params), chosen,
-             f"{row.val_loss:.4f}", *texts, f"{row.seconds:.0f}", commit, row.finished, paths[id(row)].relative_to(folder).as_posix()]
+             f"{row.val_loss:.4f}", *texts, f"{row.seconds:.0f}", row.commit, row.finished, file]
         )  # fmt: skip
     return grid

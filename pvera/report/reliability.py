@@ -1,4 +1,4 @@
-"""Reliability diagrams from the test probabilities (.npz) beside rows."""
+"""Reliability diagrams from the test probabilities (.npz) next to rows."""
 
 from collections import defaultdict
 from pathlib import Path

@@ -1,13 +1,13 @@
 """Accuracy against trainable parameters, and ACE against accuracy."""
 
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 
 from data.tasks import TASKS
 from pvera.metrics.table import METRICS
 from pvera.plots.charts import Chart, Panel, Series
 from pvera.tables.grouping import Group, by_seed
-from pvera.tables.render import Column
+from pvera.tables.render import Cell, Column
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,11 @@ def points(group: Group) -> tuple[str, list[Point]]:
     description = common[0] if len(common) == 1 else f"mean of the {len(common)} tasks{of_all}"
     made = []
     for adapter, runs in group.runs.items():
-        accuracy, ace = (list(by_seed(Column("", "", name, (tuple(common),)), runs).values()) for name in ("test_acc", "test_ace"))
-        if not accuracy or not ace:  # no seed has them all
-            continue
-        sizes = [row.adapter_params for task in common for row in runs[task].values()]
-        spreads = [stdev(values) if len(values) > 1 else None for values in (accuracy, ace)]
-        made.append(Point(adapter, fmean(sizes), fmean(accuracy), fmean(ace), spreads[0], spreads[1], len(accuracy)))
+        columns = [Column("", "", name, (tuple(common),)) for name in ("test_acc", "test_ace")]
+        accuracy, ace = (Cell.of(list(by_seed(column, runs).values())) for column in columns)
+        if accuracy and ace:  # else no seed has them all
+            size = fmean(row.adapter_params for task in common for row in runs[task].values())
+            made.append(Point(adapter, size, accuracy.mean, ace.mean, accuracy.std, ace.std, accuracy.seeds or 0))
     return description, sorted(made, key=lambda point: (point.parameters, point.adapter))
 
 

@@ -1,4 +1,4 @@
-"""Training curves from the logs of epochs (.csv) beside rows."""
+"""Training curves from the logs of epochs (.csv) next to rows."""
 
 from itertools import groupby
 from pathlib import Path

@@ -60,11 +60,11 @@ def read(row: Path) -> Failure | None:
 
 def seen(rows: list[Path]) -> dict[Path, bytes]:
     """The failures of these runs that there are now, for `since`."""
-    found = {}
+    records = {}
     for row in rows:
         with suppress(OSError):
-            found[row] = place(row).read_bytes()
-    return found
+            records[row] = place(row).read_bytes()
+    return records
 
 
 def since(row: Path, before: dict[Path, bytes]) -> bool:

@@ -51,6 +51,16 @@ class Row:
     finished: str
     events: list[str] = field(default_factory=list)  # what happened during training that may have touched the numbers, in words
 
+    @property
+    def commit(self) -> str:
+        """The start of the commit that made the row, and whether the code was changed."""
+        return (self.git_commit or "unknown")[:10] + (" (dirty)" if self.git_dirty else "")
+
     def value(self, name: str) -> float | None:
         """The value of a name in `pvera.metrics.table.quantities`; None for a metric that was registered after this run."""
         return self.val_acc if name == "val_acc" else self.test.get(name.removeprefix("test_"))
+
+
+def label(point: dict[str, Any], separator: str = ",") -> str:
+    """A grid point as text: rank=8,lr=0.001."""
+    return separator.join(f"{key}={value}" for key, value in point.items())

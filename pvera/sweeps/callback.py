@@ -149,10 +149,10 @@ class Sweep(Callback):
 
 def _missing(run: Run) -> str:
     """Why a run has no row, or why its row is refused; empty if it is done."""
-    found = state(run)
-    if found.kind == "done":
+    now = state(run)
+    if now.kind == "done":
         return ""
-    return f"claimed {found.details}" if found.kind == "claimed" else found.details or "left nothing behind, see above"
+    return f"claimed {now.details}" if now.kind == "claimed" else now.details or "left nothing behind, see above"
 
 
 def is_lost_worker(error: BaseException) -> bool:

@@ -8,9 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tabulate import tabulate
 from tqdm import tqdm
 
 from data import cache
@@ -19,6 +18,7 @@ from pvera.config import Run
 from pvera.rows import store
 from pvera.rows.row import Row
 from pvera.sweeps.execute import row_path
+from pvera.text import plain_table
 
 if TYPE_CHECKING:
     from pvera.training.cost import Costs
@@ -135,7 +135,7 @@ def describe(packs: list[list[Run]]) -> list[str]:
     columns |= {"packs left": [part.packs for part in by_task.values()], "hours at most": [_hours(part.most) for part in by_task.values()]}
     columns |= {"hours as before": [_hours(part.likely) for part in by_task.values()]} if so_far else {}
     columns |= {"MiB of results": [f"{part.disk / 2**20:.1f}" for part in by_task.values()]}
-    lines += ["", *_table(list(columns), list(zip(*columns.values(), strict=True))), ""]
+    lines += ["", *_table(list(columns), zip(*columns.values(), strict=True)), ""]
     lines.append("Hours at most: every grid point is trained for all its epochs; early stopping makes it less.")
     if so_far:
         lines.append(f"Hours as before: grid points stop where those of the rows in {folder} did.")
@@ -153,8 +153,7 @@ def _hours(seconds: float) -> str:
     return f"{hours:.3f}" if hours < 1 else f"{hours:,.1f}"
 
 
-def _table(names: list[str], cells: list[Any]) -> list[str]:
+def _table(names: list[str], lines: Iterable[Iterable[object]]) -> list[str]:
     """Aligned columns, the first to the left."""
-    return tabulate(
-        cells, names, "plain", disable_numparse=True, colalign=["left"] + ["right"] * (len(names) - 1)
-    ).splitlines()  # fmt: skip
+    grid = [names, *([str(cell) for cell in line] for line in lines)]
+    return plain_table(grid, ["left", *["right"] * (len(names) - 1)]).splitlines()

@@ -165,12 +165,6 @@ def wait(rows: list[Path]) -> None:
         time.sleep(LOOK)
 
 
-def holders(folder: Path) -> list[Holder]:
-    """The holders of all leases below a folder, in the order of their paths."""
-    contents = ((path, _read(path)) for path in sorted(Path(folder).rglob("*.lease")))
-    return [_holder(path, content) for path, content in contents if content is not None]
-
-
 def holder_of(row: Path) -> Holder | None:
     """The holder of one run's lease; None if nobody holds it."""
     content = _read(row.with_suffix(".lease"))

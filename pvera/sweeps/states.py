@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from tabulate import tabulate
-
 from pvera.config import Run
 from pvera.errors import MISTAKES
 from pvera.rows import digests, failure, store
 from pvera.sweeps import leases
 from pvera.sweeps.execute import row_path
+from pvera.text import plain_table
 
 KINDS = ("done", "damaged", "claimed", "failed", "in progress", "to do")
 
@@ -45,8 +44,8 @@ def state(run: Run) -> State:
     if any(path.parent.glob("*.resume-?")):  # else torch is not imported
         from pvera.training import progress
 
-        if found := progress.epochs_done(path, digests.digest(run.settings())):
-            file, epochs = found
+        if saved := progress.epochs_done(path, digests.digest(run.settings())):
+            file, epochs = saved
             points, final = epochs[: len(run.adapter.points())], epochs[len(run.adapter.points()) :]
             each = ", ".join(map(str, points)) + (f" epochs of its {len(points)} grid points" if len(points) > 1 else " epochs")
             again = f" and {final[0]} on train1000" if final else ""
@@ -58,11 +57,11 @@ def table(packs: list[list[Run]]) -> list[str]:
     """A heading, a line for each run with its state, and a last line with the counts."""
     runs = [run for pack in packs for run in pack]
     states = [state(run) for run in runs]
-    cells = [
-        [run.task.name, run.adapter.name, run.backbone.name, row_path(run).stem, found.kind, " ".join(found.details.split())]
-        for run, found in zip(runs, states, strict=True)
+    grid = [["task", "adapter", "backbone", "run", "state", "details"]]
+    grid += [
+        [run.task.name, run.adapter.name, run.backbone.name, row_path(run).stem, now.kind, " ".join(now.details.split())]
+        for run, now in zip(runs, states, strict=True)
     ]
-    text = tabulate(cells, ["task", "adapter", "backbone", "run", "state", "details"], "plain", disable_numparse=True)
-    counts = Counter(found.kind for found in states)
+    counts = Counter(now.kind for now in states)
     summary = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
-    return [*(line.rstrip() for line in text.splitlines()), f"{len(runs)} runs: {summary}"]
+    return [*plain_table(grid).splitlines(), f"{len(runs)} runs: {summary}"]

@@ -1,7 +1,7 @@
 """Results of the runs of an ablation, by the settings that differ between them.
 
 A pure function of the rows and of the files next to them: the values of every epoch (logger=csv) and the reports of pvera.ood, where
-there are any. The settings that were varied are found in the rows' configs. Imports no torch.
+there are any. The rows' configs tell which settings were varied. Imports no torch.
 """
 
 import json
@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from pvera import storage
@@ -18,8 +17,9 @@ from pvera.loggers import csv as log
 from pvera.metrics.table import METRICS, VALIDATION_ACCURACY
 from pvera.rows.row import Row
 from pvera.tables.grouping import Group, config_of, group_rows
+from pvera.tables.render import Cell
 from pvera.tables.section import description, without_commit
-from pvera.tables.text import Grid, markdown_table
+from pvera.text import Grid, markdown_table
 
 EPOCH_VALUES = {"mean sigma": "sigma", "KL (nats)": "kl"}
 """Values of the csv logger that are shown for the epoch whose weights were kept, by label."""
@@ -39,12 +39,10 @@ class Setting:
         texts = {name: text(value) for name, value in self.values.items()}
         return ", ".join(f"{name}={value}" for name, value in texts.items()) if len(texts) > 1 else next(iter(texts.values()))
 
-    def over_seeds(self, label: str) -> tuple[float, float | None] | None:
-        """Mean and sample standard deviation (None for one seed) of a result; None, a hole, if a run lacks it."""
+    def over_seeds(self, label: str) -> Cell | None:
+        """A result over the seeds; None, a hole, if a run lacks it."""
         values = self.results.get(label, [])
-        if len(values) < len(self.rows):
-            return None
-        return fmean(values), stdev(values) if len(values) > 1 else None
+        return Cell.of(values) if len(values) == len(self.rows) else None
 
 
 @dataclass
@@ -150,7 +148,7 @@ def ablations(files: dict[Path, Row], score: str) -> list[Ablation]:
 
 
 def _settings(rows: list[Row], paths: dict[int, Path], score: str) -> list[Setting]:
-    """The settings of comparable rows of one task, in the order of their values."""
+    """The settings of the rows of one group and task, in the order of their values."""
     names, by_values = varied(rows), defaultdict(list)
     for row in rows:
         values = settings(row)
@@ -165,11 +163,11 @@ def _settings(rows: list[Row], paths: dict[int, Path], score: str) -> list[Setti
                 results[label].append(value)
             curves.append(losses)
         made.append(Setting(dict(zip(names, json.loads(key), strict=True)), members, results, curves))
-    return sorted(made, key=lambda setting: [_order(value) for value in setting.values.values()])
+    return sorted(made, key=lambda setting: [order(value) for value in setting.values.values()])
 
 
-def _order(value: Any) -> tuple[int, float, str]:
-    """Numbers by size, then lists by length, then words; null comes last."""
+def order(value: Any) -> tuple[int, float, str]:
+    """Sorts the values of settings: numbers by size, then lists by length, then words; null comes last."""
     if isinstance(value, bool | int | float):
         return 0, value, ""
     return (3, 0, "") if value is None else (1, len(value), str(value)) if isinstance(value, list) else (2, 0, value)
@@ -180,7 +178,7 @@ def markdown(ablation: Ablation) -> str:
     grid: Grid = [[*ablation.names, "parameters", *ablation.labels]]
     for setting in ablation.settings:
         cells = [setting.over_seeds(label) for label in ablation.labels]
-        texts = ["" if cell is None else f"{cell[0]:.4g}" + ("" if cell[1] is None else f" ± {cell[1]:.2g}") for cell in cells]
+        texts = ["" if cell is None else f"{cell.mean:.4g}" + ("" if cell.std is None else f" ± {cell.std:.2g}") for cell in cells]
         grid.append([*map(text, setting.values.values()), f"{setting.rows[0].adapter_params:,}", *texts])
     seeds = sorted({len(setting.rows) for setting in ablation.settings})
     spread = "One seed" if seeds == [1] else f"Mean ± sample standard deviation over {' or '.join(map(str, seeds))} seeds"
@@ -199,5 +197,5 @@ def tidy(ablation: Ablation) -> Iterator[list[str]]:
     for setting in ablation.settings:
         for label in ablation.labels:
             if (cell := setting.over_seeds(label)) is not None:
-                mean, std = f"{cell[0]:.9g}", "" if cell[1] is None else f"{cell[1]:.9g}"
+                mean, std = f"{cell.mean:.9g}", "" if cell.std is None else f"{cell.std:.9g}"
                 yield [ablation.task, setting.label(), label, mean, std, str(len(setting.rows))]

@@ -1,15 +1,15 @@
 """The parts of a table, and its renderings as csv, markdown and LaTeX."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from pvera.metrics.table import Metric, quantities
-from pvera.tables.text import Grid, csv_text, markdown_table
-
-HOLE = "–"
+from pvera.text import HOLE, Grid, csv_text, markdown_table
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Cell:
     std: float | None
     seeds: int | None
     interval: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Cell | None:
+        """The cell of a value for each seed; None, a hole, where there is none."""
+        return cls(fmean(values), stdev(values) if len(values) > 1 else None, len(values)) if values else None
 
 
 @dataclass(frozen=True)
@@ -137,7 +142,7 @@ def _grid(section: Section) -> Grid:
 
 
 def _texts(line: Line, section: Section) -> list[str]:
-    cells = [text(cell, column, section.seeds) for cell, column in zip(line.cells, section.columns, strict=True)]
+    cells = [text(cell, column.metric, section.seeds) for cell, column in zip(line.cells, section.columns, strict=True)]
     return [line.adapter, parameters(line.parameters), *cells, *([] if line.seconds is None else [f"{line.seconds:,.0f}"])]
 
 
@@ -146,11 +151,11 @@ def parameters(sizes: tuple[int, ...]) -> str:
     return "–".join(f"{size:,}" for size in sorted(set(sizes))) or HOLE
 
 
-def text(cell: Cell | None, column: Column, usual_seeds: int | None) -> str:
+def text(cell: Cell | None, metric: Metric, usual_seeds: int | None) -> str:
     """mean ± std [interval], and the number of seeds where it is not the usual one."""
     if cell is None:
         return HOLE
-    decimals = column.metric.decimals
+    decimals = metric.decimals
     spread = "" if cell.std is None else f" ± {cell.std:.{decimals}f}"
     if cell.interval is not None:
         spread += " [{:.{d}f}, {:.{d}f}]".format(*cell.interval, d=decimals)

@@ -4,7 +4,7 @@ from statistics import fmean
 
 from pvera.tables import render
 from pvera.tables.statistics import LEVEL, MIN_SEEDS, REFERENCE, Comparison, Statistics
-from pvera.tables.text import Grid, csv_text, markdown_table
+from pvera.text import HOLE, Grid, csv_text, markdown_table
 
 
 def notes(table: Statistics) -> list[str]:
@@ -48,8 +48,8 @@ def comparison_grid(table: Statistics) -> Grid:
 
 
 def _comparison(pair: Comparison, decimals: int) -> list[str]:
-    mean = f"{fmean(pair.differences.values()):+.{decimals}f}" if pair.differences else render.HOLE
-    test = [pair.why, render.HOLE] if pair.p is None else [_p(pair.p), _p(pair.holm)]
+    mean = f"{fmean(pair.differences.values()):+.{decimals}f}" if pair.differences else HOLE
+    test = [pair.why, HOLE] if pair.p is None else [_p(pair.p), _p(pair.holm)]
     return [pair.adapter, pair.against, mean, f"{pair.wins} / {pair.ties} / {pair.losses}", *test]
 
 
@@ -58,14 +58,14 @@ def difference_grid(table: Statistics) -> Grid:
     tasks = list(dict.fromkeys(task for pair in table.comparisons for task in pair.differences))
 
     def text(value: float | None) -> str:
-        return render.HOLE if value is None else f"{value:+.{table.metric.decimals}f}"
+        return HOLE if value is None else f"{value:+.{table.metric.decimals}f}"
 
     lines = [[pair.adapter, pair.against, *(text(pair.differences.get(task)) for task in tasks)] for pair in table.comparisons]
     return [["adapter", "against", *tasks], *lines]
 
 
 def _p(value: float | None) -> str:
-    return render.HOLE if value is None else "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+    return HOLE if value is None else "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
 def markdown(tables: list[Statistics]) -> str:

@@ -6,14 +6,14 @@ Each group of rows (grouping.GROUP_BY) has a table of its own. Other differences
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 from data.tasks import TASKS
 from pvera.errors import UserError
 from pvera.metrics.table import quantities
 from pvera.rows.row import Row
-from pvera.tables.grouping import Group, Runs, brief, by_seed, columns, group_rows, settings
-from pvera.tables.render import Cell, Column, Line, Section
+from pvera.tables.grouping import Group, brief, by_seed, columns, group_rows, settings
+from pvera.tables.render import Cell, Line, Section
 
 
 def sections(rows: Iterable[Row], quantity: str = "test_acc") -> list[Section]:
@@ -28,17 +28,11 @@ def section(group: Group, quantity: str) -> Section:
     for adapter, runs in group.runs.items():
         rows = [row for of_seed in runs.values() for row in of_seed.values()]
         sizes = [row.adapter_params for row in rows]
-        cells = [_cell(column, runs) for column in across]
+        cells = [Cell.of(list(by_seed(column, runs).values())) for column in across]  # over the seeds that have all of a column
         lines.append(Line(adapter, (min(sizes), max(sizes)), cells, fmean(row.seconds for row in rows)))
     lines.sort(key=lambda line: (line.parameters, line.adapter))
     counts = {cell.seeds for line in lines for cell in line.cells if cell and cell.seeds}
     return Section(group.facts, across, lines, max(counts, default=None), _caption(group, quantity, counts))
-
-
-def _cell(column: Column, runs: Runs) -> Cell | None:
-    """Over the seeds that have every task of the column and its metric; None, a hole, where no seed has."""
-    values = list(by_seed(column, runs).values())
-    return Cell(fmean(values), stdev(values) if len(values) > 1 else None, len(values)) if values else None
 
 
 def description(group: Group) -> list[str]:

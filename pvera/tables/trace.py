@@ -5,11 +5,10 @@ from pathlib import Path
 
 from pvera.errors import UserError
 from pvera.metrics.table import quantities
-from pvera.rows.row import Row
+from pvera.rows.row import Row, label
 from pvera.tables.grouping import Group, brief, group_rows, settings
-from pvera.tables.render import HOLE
 from pvera.tables.section import limited_reasons
-from pvera.tables.text import markdown_table
+from pvera.text import HOLE, markdown_table
 
 
 def trace(files: dict[Path, Row], cell: str, quantity: str = "test_acc") -> str:
@@ -35,13 +34,9 @@ def _trace(group: Group, paths: dict[int, Path], quantity: str) -> str:
     common = {name for name in first if all(other.get(name) == first[name] for other in settings_of)}
     grid, files = [["seed", "shown", "val loss", metric.title, "chosen point", "commit", "finished"]], []
     for row, values in zip(rows, settings_of, strict=True):
-        value = row.value(quantity)
-        point = ", ".join(f"{name}={setting}" for name, setting in row.chosen.items()) or HOLE
-        commit = (row.git_commit or "unknown")[:10] + (" (dirty)" if row.git_dirty else "")
-        grid.append(
-            [str(row.seed), _why(row, shown[row.seed]), f"{row.val_loss:.5f}", HOLE if value is None else metric.text(value),
-             point, commit, row.finished]
-        )  # fmt: skip
+        point = label(row.chosen, ", ") or HOLE
+        reason, value = _why(row, shown[row.seed]), metric.text(row.value(quantity))
+        grid.append([str(row.seed), reason, f"{row.val_loss:.5f}", value, point, row.commit, row.finished])
         own = [f"{name}={brief(text, 60)}" for name, text in values.items() if name not in common and name != "seed"]
         files.append(f"{paths[id(row)]}{': ' if own else ''}{', '.join(own)}")
     facts = ", ".join(f"{name} {value}" for name, value in group.facts.items() if value != "")

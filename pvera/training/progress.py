@@ -29,7 +29,7 @@ SHARE = 0.01
 
 
 @dataclass
-class _Found:
+class _Saved:
     """The newest state of a run in a resume file."""
 
     file: Path
@@ -58,7 +58,7 @@ class Progress:
 
     def load(self) -> None:
         """Puts each run into its newest state on disk. A damaged file is named, and the other one is used."""
-        newest: dict[str, _Found] = {}
+        newest: dict[str, _Saved] = {}
         for file in sorted(self.files[0].parent.glob("*.resume-?")):
             try:
                 tensors, metadata = checkpoint.read_whole(file, FORMAT)
@@ -69,29 +69,29 @@ class Progress:
             for digest, run in pack["runs"].items():
                 # A run that failed is trained again from its start.
                 if not run["failed"] and (digest not in newest or run["epochs"] > newest[digest].run["epochs"]) and run["epochs"] > 0:
-                    newest[digest] = _Found(file, tensors, pack, run)
+                    newest[digest] = _Saved(file, tensors, pack, run)
         for run in self.runs:
             if run.digest in newest:
-                found = newest[run.digest]
-                self._resume(run, found)
-                if found.pack["members"] == self._members:  # the same pack keeps its size, so that the numbers are the same too
-                    self.packing.size = min(found.pack["size"], self.packing.size or found.pack["size"])
-        if any(found.file == self.files[0] for found in newest.values()):
+                saved = newest[run.digest]
+                self._resume(run, saved)
+                if saved.pack["members"] == self._members:  # the same pack keeps its size, so that the numbers are the same too
+                    self.packing.size = min(saved.pack["size"], self.packing.size or saved.pack["size"])
+        if any(saved.file == self.files[0] for saved in newest.values()):
             self.files.reverse()
 
-    def _resume(self, run: RunInTraining, found: _Found) -> None:
+    def _resume(self, run: RunInTraining, saved: _Saved) -> None:
         def put_back(number: int) -> State:
             prefix = f"{run.digest}/{number}/"
-            tensors = {key.removeprefix(prefix): tensor for key, tensor in found.tensors.items() if key.startswith(prefix)}
-            return State(tensors, found.run["learners"][number])
+            tensors = {key.removeprefix(prefix): tensor for key, tensor in saved.tensors.items() if key.startswith(prefix)}
+            return State(tensors, saved.run["learners"][number])
 
         for number, learner in enumerate(run.learners):
             restore(learner, put_back(number))
-        if found.run["final"]:  # its grid point is known once the others are restored
+        if saved.run["final"]:  # its grid point is known once the others are restored
             restore(run.begin_final(), put_back(len(run.learners)))
-        run.seconds, run.images_before, run.events = found.run["seconds"], run.images(), found.run["events"]
-        if changed := [key for key, value in self.made_by.items() if found.run["made_by"].get(key) != value]:
-            run.events.append(f"continued after {found.run['epochs']} epochs with another {', '.join(changed)}")
+        run.seconds, run.images_before, run.events = saved.run["seconds"], run.images(), saved.run["events"]
+        if changed := [key for key, value in self.made_by.items() if saved.run["made_by"].get(key) != value]:
+            run.events.append(f"continued after {saved.run['epochs']} epochs with another {', '.join(changed)}")
 
     def keep(self) -> None:
         """Called after an epoch: holds the state in memory, and writes it if that is cheap enough."""
@@ -138,16 +138,16 @@ def epochs_done(row: Path, digest: str) -> tuple[Path, list[int]] | None:
 
     `row` is the path of the run's row. None if no readable resume file holds the run.
     """
-    found: tuple[Path, list[int]] | None = None
+    most: tuple[Path, list[int]] | None = None
     for file in sorted(row.parent.glob("*.resume-?")):
         try:
             run = json.loads(checkpoint.header(file)["state"])["runs"][digest]
             epochs = [learner["epochs"] for learner in run["learners"]]
         except (UserError, KeyError, ValueError, TypeError):
             continue
-        if found is None or sum(epochs) > sum(found[1]):
-            found = file, epochs
-    return found
+        if most is None or sum(epochs) > sum(most[1]):
+            most = file, epochs
+    return most
 
 
 def clean(files: list[Path]) -> None:

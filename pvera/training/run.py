@@ -15,13 +15,13 @@ from tqdm import tqdm
 
 from pvera import loggers
 from pvera.config import Run
-from pvera.loggers.base import Watched, label
+from pvera.loggers.base import Watched
 from pvera.metrics.table import evaluate
 from pvera.models import checkpoint, resources
 from pvera.models.classifier import Classifier, count, trainable
 from pvera.rows import digests, failure, provenance, store
 from pvera.rows.failure import Failure
-from pvera.rows.row import SCHEMA_VERSION, Row
+from pvera.rows.row import SCHEMA_VERSION, Row, label
 from pvera.training.learner import Learner
 from pvera.training.setup import learner
 
@@ -76,7 +76,7 @@ class RunInTraining:
         """The learner whose failure ends the run; None as long as the run can be finished."""
         if self.final is not None and self.final.failure:
             return self.final
-        return self.learners[0] if all(one.failure for one in self.learners) else None
+        return self.learners[0] if all(learner.failure for learner in self.learners) else None
 
     def weights(self) -> dict[str, Tensor]:
         """The trained weights for the test."""
@@ -86,7 +86,7 @@ class RunInTraining:
 
     def images(self) -> int:
         """The number of images that the run has been trained on."""
-        return 800 * sum(one.epochs for one in self.learners) + 1000 * (self.final.epochs if self.final else 0)
+        return 800 * sum(learner.epochs for learner in self.learners) + 1000 * (self.final.epochs if self.final else 0)
 
     def spent(self, pack: list[RunInTraining]) -> float:
         """Seconds spent on the run: by earlier processes, and its share of this one's time, by images."""
@@ -137,13 +137,13 @@ class RunInTraining:
             backbone=run.backbone.name, backbone_description=run.backbone.description,
             source=run.source.name, protocol=run.protocol.name, seed=run.seed, image_size=run.image_size, precision=run.precision,
             adapter_params=adapter_params, head_params=head_params,
-            grid=[{"point": point, "val_loss": one.best_loss, "val_acc": one.best_accuracy, "best_epoch": one.best_epoch,
-                   "epochs": one.epochs} for point, one in zip(self.points, self.learners, strict=True)],
+            grid=[{"point": point, "val_loss": own.best_loss, "val_acc": own.best_accuracy, "best_epoch": own.best_epoch,
+                   "epochs": own.epochs} for point, own in zip(self.points, self.learners, strict=True)],
             chosen=self.points[self.chosen], val_loss=chosen.kept_loss, val_acc=chosen.kept_accuracy, best_epoch=chosen.kept_epoch,
             first_loss=chosen.first_loss, limited=bool(limited_reasons), limited_reasons=list(dict.fromkeys(limited_reasons)),
             peak_memory=resources.peak_memory(device), device=resources.describe(device, compiled=chosen.model.compiled),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
-            events=list(dict.fromkeys([*self.events, *(event for one in self.all_learners() for event in one.events)])),
+            events=list(dict.fromkeys([*self.events, *(event for own in self.all_learners() for event in own.events)])),
             **provenance.provenance() | ({"git_dirty": True} if "code" in settings["adapter"] else {}), **others,
         )  # fmt: skip
 

@@ -56,7 +56,7 @@ def line(measurement: Measurement) -> str:
 def table(about: dict[str, str], measurements: list[Measurement], *, speed: bool) -> str:
     """The measurements in markdown, under the machine, the date and the commit; those of `speed` have settings in common."""
     head = f"`{about['command']}` at {about['commit'][:12]}, {about['date'][:10]}: {about['machine']}.\n"
-    common = "ViT-S/14 with random weights, 224 px, batch 16, PVeRA r = 256 unless said otherwise; medians of five alternating rounds.\n\n"
+    common = "ViT-S/14 with random weights, 224 px, batch 16, PVeRA r = 256 unless noted otherwise; medians of five alternating rounds.\n\n"
     columns = "| measurement | compared with | measured | goal | detail |\n| -- | -- | -- | -- | -- |\n"
     return f"{head}\n{common if speed else ''}{columns}" + "".join(line(measurement) + "\n" for measurement in measurements)
 

@@ -19,7 +19,7 @@ from scripts.benchmarks import profile as shares
 from scripts.benchmarks.arithmetic import Peak, backbone_flops
 from scripts.benchmarks.plain import Jpegs, Plain, endless
 from scripts.benchmarks.subject import BATCH, Subject
-from scripts.benchmarks.timing import alternate
+from scripts.benchmarks.timing import Times, alternate
 
 #: The harness at its fastest, once it has compiled; `compiling` measures the compilation.
 COMPILE = ["compile=true"]
@@ -52,13 +52,24 @@ def goal(cpu: float, gpu: float) -> float:
     return gpu if torch.cuda.is_available() else cpu
 
 
+def arithmetic(name: str, subject: Subject, flops: float, times: Times, peak: Peak, aim: float, text: str = "") -> Measurement:
+    """Operations per second of some work, against those that the machine reaches at the same shapes in `times`."""
+    reached, most = flops / 1e9, times.rate(peak.flops) / 1e9
+    text += f"{reached:.0f} of {most:.0f} GFLOP/s"
+    return Measurement(name, f"{subject.run.precision} peak at the layers' shapes", 100 * reached / most, "%", text, aim)
+
+
+def in_process(code: str, *arguments: str, **environment: str) -> float:
+    """The number that the code prints in a process of its own, where the names of the subject's module are known."""
+    command = [sys.executable, "-c", f"import sys; from scripts.benchmarks.subject import *\n{code}", *arguments]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | environment).stdout)
+
+
 def training() -> Iterator[Measurement]:
     """Training with three grid points: against the plain loop, and its arithmetic against the machine's."""
     steps = 3  # so that the cost of an epoch is shared as in a real one
     subject = Subject(precision=fastest(), overrides=COMPILE)
-    data, rows = subject.prepared(steps * BATCH), BATCH * (subject.size // 14) ** 2 + BATCH
-    dtype = torch.bfloat16 if subject.run.precision == "bf16" else torch.float32
-    peak = Peak(384, rows, dtype, subject.device, backward=True)
+    data, peak = subject.prepared(steps * BATCH), subject.peak(BATCH * (subject.size // 14) ** 2 + BATCH, backward=True)
     whole = Subject(points=1).run.backbone
     loops = [Plain(whole.create(subject.size), lr, subject.run.task.classes, subject.device) for lr in (1e-3, 1e-4, 1e-5)]
     batches = endless(Jpegs(2 * BATCH, subject.size, subject.run.task.classes), BATCH)
@@ -68,34 +79,23 @@ def training() -> Iterator[Measurement]:
         "peak": peak,
     })  # fmt: skip
     images = 3 * steps * BATCH
-    rates = {name: times[name].rate(images) for name in ("plain", "packed")}
     yield Measurement(
-        "training, 3 grid points", "plain loop: timm, PEFT's PVeRA, fp32, JPEG decoded every epoch", rates["packed"] / rates["plain"], "x",
-        f"{rates['packed']:.2f} images/s ({times['packed'].spread(images)}) in {subject.run.precision}, compiled, "
-        f"plain {rates['plain']:.2f} ({times['plain'].spread(images)})", goal(4, 10),
+        "training, 3 grid points", "plain loop: timm, PEFT's PVeRA, fp32, JPEG decoded every epoch",
+        times["plain"].median / times["packed"].median, "x",
+        f"{times['packed'].text(images)} images/s in {subject.run.precision}, compiled, plain {times['plain'].text(images)}", goal(4, 10),
     )  # fmt: skip
     _, flops = backbone_flops(whole.create(subject.size).to(subject.device), 1, subject.size)
-    reached, most = times["packed"].rate(images * flops) / 1e9, times["peak"].rate(peak.flops) / 1e9
-    yield Measurement(
-        "training arithmetic, frozen backbone alone", f"{subject.run.precision} peak at the layers' shapes", 100 * reached / most, "%",
-        f"{reached:.0f} of {most:.0f} GFLOP/s", goal=50,
-    )  # fmt: skip
+    yield arithmetic("training arithmetic, frozen backbone alone", subject, times["packed"].rate(images * flops), times["peak"], peak, 50)
 
 
 def evaluation() -> Iterator[Measurement]:
     """The arithmetic of evaluating PVeRA."""
     subject, images = Subject(precision=fastest(), points=1, overrides=COMPILE), 96
-    data = subject.data(images)
-    dtype = torch.bfloat16 if subject.run.precision == "bf16" else torch.float32
-    peak = Peak(384, 4112, dtype, subject.device, backward=False)
+    data, peak = subject.data(images), subject.peak(4112, backward=False)
     times = alternate({"evaluate": lambda: logits_of(subject.learners[0].model, data.images), "peak": peak})
     flops, _ = backbone_flops(subject.run.backbone.create(subject.size).to(subject.device), 1, subject.size)
-    reached, most = times["evaluate"].rate(images * flops) / 1e9, times["peak"].rate(peak.flops) / 1e9
-    yield Measurement(
-        "evaluation arithmetic", f"{subject.run.precision} peak at the layers' shapes", 100 * reached / most, "%",
-        f"{times['evaluate'].rate(images):.1f} images/s, compiled ({times['evaluate'].spread(images)}), "
-        f"{reached:.0f} of {most:.0f} GFLOP/s", goal=70,
-    )  # fmt: skip
+    text = f"{times['evaluate'].text(images)} images/s, compiled, "
+    yield arithmetic("evaluation arithmetic", subject, times["evaluate"].rate(images * flops), times["peak"], peak, 70, text)
 
 
 def linear_probe() -> Iterator[Measurement]:
@@ -132,8 +132,7 @@ def packing() -> Iterator[Measurement]:
     images = 9 * 2 * BATCH
     yield Measurement(
         "9 packed runs", "the 9 trained alone", times["alone"].median / times["packed"].median, "x",
-        f"{times['packed'].rate(images):.2f} images/s ({times['packed'].spread(images)}), "
-        f"alone {times['alone'].rate(images):.2f} ({times['alone'].spread(images)})", goal(1, 3),
+        f"{times['packed'].text(images)} images/s, alone {times['alone'].text(images)}", goal(1, 3),
     )  # fmt: skip
 
 
@@ -160,21 +159,11 @@ def overhead() -> Iterator[Measurement]:
 def memory() -> Iterator[Measurement]:
     """Peak memory of one run's training step and of three packed, each in a process of its own."""
     code = (
-        "import sys; from scripts.benchmarks.subject import *; s = Subject(points=int(sys.argv[1]), precision=sys.argv[2]); "
-        "d = s.data(BATCH);"
-        "resources.reset_peak_memory(s.device); s.epoch(d); print(resources.peak_memory(s.device))"
+        "s = Subject(points=int(sys.argv[1]), precision=sys.argv[2]); d = s.data(BATCH);"
+        "resources.reset_peak_memory(s.device); s.epoch(d); print(resources.peak_memory(s.device) / 2**20)"
     )
-    peak = {
-        points: int(subprocess.run([sys.executable, "-c", code, str(points), fastest()], check=True, capture_output=True, text=True).stdout)
-        for points in (1, 3)
-    }
-    yield Measurement(
-        "peak memory of 3 packed points",
-        "of one point",
-        peak[3] / peak[1],
-        "x",
-        f"{peak[3] / 2**20:.0f} MiB, one {peak[1] / 2**20:.0f} MiB",
-    )
+    one, three = (in_process(code, points, fastest()) for points in "13")
+    yield Measurement("peak memory of 3 packed points", "of one point", three / one, "x", f"{three:.0f} MiB, one {one:.0f} MiB")
 
 
 def scaling() -> Iterator[Measurement]:
@@ -220,23 +209,21 @@ def compiling() -> Iterator[Measurement]:
         paid = f"pays after {count * first / gain:,.0f} images" if gain > 0 else "never pays"
         yield Measurement(
             f"compile=true, {name}", "compile=false", times["eager"].median / times["compiled"].median, "x",
-            f"{times['compiled'].rate(count):.1f} images/s ({times['compiled'].spread(count)}), without {times['eager'].rate(count):.1f} "
-            f"({times['eager'].spread(count)}); first pass {first:.0f} s with nothing in torch's cache: {paid}",
+            f"{times['compiled'].text(count)} images/s, without {times['eager'].text(count)}; "
+            f"first pass {first:.0f} s with nothing in torch's cache: {paid}",
         )  # fmt: skip
 
 
 def _first_pass(name: str) -> float:
     """Seconds of the first pass of three packed points, or of the first test batch, in a process of its own without torch's cache."""
     code = (
-        "import sys, time; from scripts.benchmarks.subject import *; from pvera.models.predict import eval_batch, logits_of;"
+        "import time; from pvera.models.predict import eval_batch, logits_of;"
         "s = Subject(precision=sys.argv[2], overrides=['compile=true']); m = s.learners[0].model; test = sys.argv[1] == 'testing';"
         "d = s.prepared(eval_batch(m) if test else BATCH); start = time.perf_counter();"
         "logits_of(m, d.images) if test else s.epoch(d); print(time.perf_counter() - start)"
     )
     with tempfile.TemporaryDirectory() as empty:
-        environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": empty}
-        command = [sys.executable, "-c", code, name, fastest()]
-        return float(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
+        return in_process(code, name, fastest(), TORCHINDUCTOR_CACHE_DIR=empty)
 
 
 def profile() -> Iterator[Measurement]:

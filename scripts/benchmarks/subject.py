@@ -12,6 +12,7 @@ from pvera.overrides import compose_run
 from pvera.training.loop import train_epoch
 from pvera.training.packing import Packing
 from pvera.training.setup import frozen_backbone, learner
+from scripts.benchmarks.arithmetic import Peak
 
 BATCH = 16
 
@@ -52,6 +53,10 @@ class Subject:
     def prepared(self, images: int) -> Data:
         """The same with the frozen work done, as in `pvera.training.loop.fit` before the first epoch."""
         return frozen_work_done(self.learners[0].model, self.data(images))
+
+    def peak(self, rows: int, *, backward: bool) -> Peak:
+        """The machine's rate at the products of a block of this backbone (ViT-S), on so many tokens in the run's precision."""
+        return Peak(384, rows, torch.bfloat16 if self.run.precision == "bf16" else torch.float32, self.device, backward=backward)
 
     def epoch(self, data: Data, pack: int | None = None) -> None:
         """Trains every learner on the data once, at most `pack` in one pass."""

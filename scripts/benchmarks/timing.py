@@ -27,9 +27,9 @@ class Times:
         """Amount per second, at the median."""
         return amount / self.median
 
-    def spread(self, amount: float) -> str:
-        """The slowest and the fastest repetition, as rates."""
-        return f"{amount / max(self.seconds):.3g} to {amount / min(self.seconds):.3g}"
+    def text(self, images: float) -> str:
+        """Images per second: at the median, and of the slowest and the fastest repetition."""
+        return f"{self.rate(images):.2f} ({images / max(self.seconds):.3g} to {images / min(self.seconds):.3g})"
 
 
 def alternate(sides: dict[str, Callable[[], object]], repetitions: int = 5) -> dict[str, Times]:

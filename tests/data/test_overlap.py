@@ -93,7 +93,7 @@ def test_a_split_that_recurs_whole_is_refused(root, copied, both, message):
 
 def test_training_images_that_all_recur_in_test_are_refused():
     with pytest.raises(DataError, match="wholly contained"):
-        overlap.copies({"train1000": ["a", "b"], "test": ["a", "b", "c", "d"]}, {"test": ["train1000"]})
+        overlap.copies({"train1000": ["a", "b"], "test": ["a", "b", "c", "d"]}, {"test": ["train1000"]}, Path("images"))
 
 
 def test_train800val200_must_be_the_two_together(root):

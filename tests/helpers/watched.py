@@ -7,8 +7,9 @@ from hydra import compose
 
 from pvera import loggers
 from pvera.config import Run, to_runs
-from pvera.loggers import Watched, label
+from pvera.loggers import Watched
 from pvera.rows import digests, store
+from pvera.rows.row import label
 from tests.helpers.rows import make_row
 
 #: Two points of a grid, in the place of the one that `make` has by itself.

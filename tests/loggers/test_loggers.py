@@ -14,8 +14,8 @@ from pvera import loggers
 from pvera.command import MISTAKES, explain
 from pvera.config import register, to_runs
 from pvera.loggers import Csv, Logger, TensorBoard, Wandb
-from pvera.loggers.base import label
 from pvera.rows import store
+from pvera.rows.row import label
 from tests.helpers.watched import GRID, make, whole
 
 

@@ -53,11 +53,10 @@ def test_a_run_is_held_once_and_given_back(tmp_path):
     with leases.hold([row]) as mine:
         assert mine == [row]
         assert held(row) == []
-        [holder] = leases.holders(tmp_path)
+        holder = leases.holder_of(row)
         assert (holder.run, holder.process, holder.alive) == (row, os.getpid(), None)
-        assert leases.holder_of(row) == holder
     assert list(row.parent.iterdir()) == []
-    assert leases.holders(tmp_path) == [] and leases.holder_of(row) is None
+    assert list(tmp_path.rglob("*.lease")) == [] and leases.holder_of(row) is None
     assert held(row) == [row]
 
 

@@ -9,6 +9,8 @@ import tabulate
 tabulate.MIN_PADDING = 0  # none in addition to the spaces around a cell
 
 Grid = list[list[str]]
+HOLE = "–"
+"""The text of a value that is not known."""
 
 
 def markdown_table(grid: Grid) -> str:
@@ -17,8 +19,8 @@ def markdown_table(grid: Grid) -> str:
     return tabulate.tabulate(grid[1:], grid[0], tablefmt="pipe", colalign=alignment, disable_numparse=True)
 
 
-def plain_table(grid: Grid, alignment: list[str]) -> str:
-    """Columns of one width with spaces between them, for a terminal; `alignment` is "left" or "right" for each."""
+def plain_table(grid: Grid, alignment: list[str] | None = None) -> str:
+    """Columns of one width with spaces between them, for a terminal; `alignment` is "left" (the default) or "right" for each."""
     text = tabulate.tabulate(grid[1:], grid[0], tablefmt="plain", colalign=alignment, disable_numparse=True)
     return "\n".join(line.rstrip() for line in text.splitlines())
 
