@@ -6,15 +6,26 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from data.errors import DataError
+from data.files import local
 from pvera import errors, loggers
 
 #: What a user's mistake raises: the project's errors, Hydra's for a wrong choice or override, OmegaConf's for a wrong key or type.
 MISTAKES = (*errors.MISTAKES, HydraException, OmegaConfBaseException)
+
+
+def path(text: str) -> Path:
+    """The type of an argument that is a path of this machine; `~` is expanded."""
+    try:
+        return local(text)
+    except DataError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def run(

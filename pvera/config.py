@@ -13,6 +13,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from adapters import methods
 from adapters.base import Adapter
 from data import sources, tasks
+from data.files import local
 from data.resize import NORMALISATIONS
 from data.source import Source
 from pvera import loggers
@@ -109,6 +110,7 @@ class Run:
         for name, choices in (("precision", ("fp32", "bf16", "auto")), ("device", ("auto", "cpu", "cuda"))):
             if getattr(self, name) not in choices:
                 raise UserError(f"{name} must be one of {', '.join(choices)}, found {getattr(self, name)!r}")
+        self.results = str(local(self.results))
         if self.precision == "auto":
             self.precision = precision.auto(self.device)
         if self.pack is not None and self.pack < 1:

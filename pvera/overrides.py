@@ -24,6 +24,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
+from data.files import cache_dir, local
 from pvera.config import Run, register, to_runs
 from pvera.errors import UserError
 
@@ -49,6 +50,9 @@ READABLE = ("HOME", "USER", "LOGNAME", "TMPDIR", "SCRATCH", "PVERA_CACHE", "VTAB
 
 LONGEST = 250  # characters of a choice, which is the name of a file (of each, if commas separate several)
 
+# For Hydra's own files. Registered at the import, so that the processes of a launcher know it too.
+OmegaConf.register_new_resolver("cache_dir", lambda: str(cache_dir()), replace=True)
+
 _PLAIN = {field.name for field in fields(Run) if field.default != MISSING} - {"logger"}  # settings that are no group
 _GROUPS = {field.name for field in fields(Run)} - _PLAIN | {"experiment", "launcher", "schema"}
 
@@ -63,7 +67,20 @@ def check_command_line(arguments: list[str]) -> None:
             )
     check_words(options.overrides)
     if options.config_dir:
-        check_folder(Path(options.config_dir))
+        check_folder(local(options.config_dir))
+
+
+def expand(arguments: list[str]) -> list[str]:
+    """The arguments with `~` expanded in the folder of --config-dir, which Hydra takes as it is. Raises DataError as `local` does."""
+    expanded: list[str] = []
+    for word in arguments:
+        flag, is_pair, folder = word.partition("=")
+        if flag in ("--config-dir", "-cd") and is_pair:
+            word = f"{flag}={local(folder)}"
+        elif expanded and expanded[-1] in ("--config-dir", "-cd"):
+            word = str(local(word))
+        expanded.append(word)
+    return expanded
 
 
 def check_words(words: list[str]) -> None:
@@ -97,6 +114,8 @@ def _refusal(word: str, override: Override) -> str | None:
         return "a choice is a name, not a number"
     if key in SETTABLE and re.search(r"[\x00-\x1f]", value):
         return "the value has a control character"
+    if key in SETTABLE and isinstance(override.value(), str) and value.strip("'\"").startswith("~"):
+        return "Hydra does not expand ~: write the whole path"
     if key not in _PLAIN and not dotted and re.search(r"\.\.|(^|[^\w.-])/", value):
         return "a choice is a name, not a path: put the file into a folder and name that by --config-dir"
     return None

@@ -19,7 +19,7 @@ def main(name: str, description: str | None, arguments: list[str] | None = None)
     """The command of one evaluator: a report on each of several runs. Returns the exit code."""
     evaluator = evaluators()[name]
     parser = ArgumentParser(prog=f"python -m pvera.{name}", description=description, formatter_class=RawTextHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a row (seed=*.json) or its checkpoint (.safetensors)")
+    parser.add_argument("runs", nargs="+", type=command.path, metavar="RUN", help="a row (seed=*.json) or its checkpoint (.safetensors)")
     add_options(parser, evaluator)
 
     def body(options: Namespace) -> None:
@@ -38,7 +38,7 @@ def add_options(parser: ArgumentParser, evaluator: Evaluator) -> None:
     parser.add_argument("--images", type=int, metavar="N", help="only so many images of each set, evenly apart; the report says so")
     parser.add_argument("--root", help="where the run's data is, if not where it was")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the report goes (default: beside the row)")
+    parser.add_argument("--out", type=command.path, metavar="DIR", help="where the report goes (default: beside the row)")
     evaluator.add_options(parser)
 
 

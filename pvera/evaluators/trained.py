@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.files import local
 from data.source import Source
 from pvera.errors import UserError
 from pvera.rows import store
@@ -110,7 +111,7 @@ def with_root(source: Source, root: str, option: str) -> Source:
     """The source with its data in another folder. Raises UserError for a source without one; `option` names the setting."""
     if not source.has_root:
         raise UserError(f"{option} is for data in a folder; source={source.name} has none")
-    given: dict[str, Any] = {"root": str(Path(root).expanduser())}
+    given: dict[str, Any] = {"root": str(local(root))}
     return replace(source, **given)
 
 
