@@ -75,9 +75,7 @@ def check_command_line(arguments: list[str]) -> None:
             )
     modes = {"--run": options.run, "--multirun": options.multirun, "--cfg": options.cfg, "--info": options.info}
     if len(several := [flag for flag, is_set in (modes | {"--shell-completion": options.shell_completion}).items() if is_set]) > 1:
-        raise UserError(
-            f"{' and '.join(several)} exclude each other: leave all but one out; python -m pvera.plan --runs lists a sweep's runs"
-        )
+        raise UserError(f"{' and '.join(several)} exclude each other: leave all but one out; python -m pvera.plan --runs lists runs")
     if options.resolve and not (options.cfg or options.help):
         raise UserError("--resolve is for --cfg: add --cfg job")
     check_words(options.overrides)

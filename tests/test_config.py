@@ -236,7 +236,8 @@ HUGE = ["inf", "-inf", "nan"]
 @pytest.mark.parametrize(
     "setting",
     [
-        "trainer.head_lr", "trainer.weight_decay", "trainer.min_improvement", "protocol.kl_weight", "protocol.d_initial", "adapter.kl_weight",
+        "trainer.head_lr", "trainer.weight_decay", "trainer.min_improvement", "protocol.kl_weight", "protocol.d_initial", 
+        "adapter.kl_weight",
         "adapter.scale", "adapter.lr", "adapter.d_initial", "adapter.s_initial", "adapter.dropout", "adapter.df", "adapter.prior_sigma",
         "lora.alpha", "dora.alpha", "lora.lr",
     ],

@@ -34,9 +34,7 @@ def test_the_command_composes_its_own_configuration(decoys, start):
     assert "name: lora" in done.stdout and "decoy" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(
-    "command", ["table", "runs", "report", "evaluate", "uncertainty", "ood", "plan", "segment", "export", "ablation"]
-)
+@pytest.mark.parametrize("command", ["table", "runs", "report", "evaluate", "uncertainty", "ood", "plan", "segment", "export", "ablation"])
 def test_every_other_command_starts(decoys, command):
     done = run(decoys, "-m", f"pvera.{command}", "--help")
     assert done.returncode == 0 and "decoy" not in done.stdout + done.stderr, done.stderr
