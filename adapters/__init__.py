@@ -15,7 +15,8 @@ def methods() -> dict[str, type[Adapter]]:
 
     Raises AdapterError if a folder is missing, or a file does not define one Adapter of its name, or two files have the same name.
     """
-    for folder in filter(None, os.environ.get("PVERA_ADAPTERS", "").split(os.pathsep)):
+    for listed in filter(None, os.environ.get("PVERA_ADAPTERS", "").split(os.pathsep)):
+        folder = os.path.expanduser(listed)  # noqa: PTH111  (a Path raises where there is no such home)
         if not Path(folder).is_dir():
             raise AdapterError(f"PVERA_ADAPTERS lists {folder}, which is not a folder: correct the variable or unset it")
         if folder not in zoo.__path__:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from adapters.errors import AdapterError
+from adapters.numbers import COUNT, POSITIVE, Number
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -101,15 +102,18 @@ class Adapter:
         """Raises AdapterError unless the hyper-parameter is one of the choices."""
         self.require(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
 
+    def check_number(self, name: str, rule: Number) -> None:
+        """Raises AdapterError unless the hyper-parameter is a number that the rule allows."""
+        self.require(name, rule.holds(getattr(self, name)), str(rule))
+
     def check_positive(self, *names: str, whole: bool = False) -> None:
         """Raises AdapterError unless each hyper-parameter is a (whole) number above 0, or is None and every grid point sets it."""
         for name in names:
             value = getattr(self, name)
             if value is None and not (self.grid and all(name in point for point in self.grid)):
                 raise AdapterError(f"adapter.{name} is not set and adapter.grid has no value for it: set adapter.{name}")
-            number = type(value) is int or (type(value) is float and not whole)
-            valid = value is None or (number and 0 < value < float("inf"))
-            self.require(name, valid, f"a {'whole ' if whole else ''}number above 0")
+            if value is not None:
+                self.check_number(name, COUNT if whole else POSITIVE)
 
     def active_grid(self) -> list[dict[str, Any]]:
         """The grid without the hyper-parameters that are set by hand, and without duplicates."""

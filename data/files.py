@@ -31,7 +31,7 @@ def cache_dir() -> Path:
     """The folder of downloads and conversions: $PVERA_CACHE, else $XDG_CACHE_HOME/pvera, else ~/.cache/pvera."""
     if own := os.environ.get("PVERA_CACHE"):
         return local(own)
-    return local(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pvera"
+    return local(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "pvera"
 
 
 def sha256(path: Path | str) -> str:

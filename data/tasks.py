@@ -162,3 +162,5 @@ EXTRA |= {
     # scikit-learn's 1,797 digits in hash order (data/sources/offline.py). The KL weight is this project's own.
     "extra/digits": Task("digits", "extra", "", 10, 797, "train[800:1000]", "train[1000:]", 1e-6, "CC BY 4.0", 0)
 }
+ALIASES = {alias: key for key, task in (TASKS | EXTRA).items() for alias in (task.name, task.folder) if alias and alias not in TASKS}
+"""Other names of tasks: that of the image folder, and that of an extra task without its group."""

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from pvera.command import MISTAKES, explain
 from pvera.config import register, to_runs
 from pvera.errors import UserError
-from pvera.overrides import check_command_line, close_environment
+from pvera.overrides import check_command_line, close_environment, expand
 from pvera.sweeps.callback import Sweep, is_lost_worker
 from pvera.sweeps.execute import Result, execute
 from pvera.sweeps.gpus import take_gpu
@@ -69,6 +69,7 @@ def main() -> None:
     try:
         register()
         close_environment()
+        sys.argv[1:] = expand(sys.argv[1:])
         check_command_line(sys.argv[1:])
         job()
     except MISTAKES as error:

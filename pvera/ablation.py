@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from pvera import command, storage
 from pvera.rows import store
@@ -16,11 +15,11 @@ SCORE = "norm of mu"
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m pvera.ablation", description="Table and plot the rows below a folder by what differs.")
-    parser.add_argument("folder", metavar="DIR", type=Path, help="folder with the rows of an ablation, as results/ablation/rank")
+    parser.add_argument("folder", metavar="DIR", type=command.path, help="folder with the rows of an ablation, as results/ablation/rank")
     parser.add_argument("--score", default=SCORE, help=f"the score of OOD reports next to the rows that is shown (default: {SCORE})")
     parser.add_argument("--allow-limited", action="store_true", help="take shortened runs too, marked")
     parser.add_argument("--allow-dirty", action="store_true", help="take runs of uncommitted code too, marked")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="where table and plots go (default: the folder itself)")
+    parser.add_argument("--out", metavar="DIR", type=command.path, help="where table and plots go (default: the folder itself)")
     return command.run(parser, _ablation, arguments)
 
 

@@ -6,15 +6,28 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import fields
+from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from adapters import methods
+from data.errors import DataError
+from data.files import local
 from pvera import errors, loggers
 
 #: What a user's mistake raises: the project's errors, Hydra's for a wrong choice or override, OmegaConf's for a wrong key or type.
 MISTAKES = (*errors.MISTAKES, HydraException, OmegaConfBaseException)
+
+
+def path(text: str) -> Path:
+    """The type of an argument that is a path of this machine; `~` is expanded."""
+    try:
+        return local(text)
+    except DataError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def run(
@@ -55,6 +68,14 @@ def explain(error: BaseException) -> str:
         if isinstance(cause, ConfigKeyError | ConfigAttributeError) and str(cause.full_key).rpartition(".")[0] == "logger":
             return f"{cause.full_key} is no logger that was chosen; {loggers.THERE_ARE}"
         if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):
+            part, _, name = str(cause.full_key).rpartition(".")
+            having = [other for other, method in methods().items() if part == "adapter" and name in {f.name for f in fields(method)}]
+            if having:
+                adapter = cause.parent_node.get("name")
+                return (
+                    f"{cause.full_key} is no setting of {adapter}, but of {', '.join(having)}: leave it or adapter={adapter} out; "
+                    f"{adapter} has {', '.join(sorted(map(str, cause.parent_node)))}"
+                )
             return f"{cause.full_key} is no setting; there are {', '.join(sorted(map(str, cause.parent_node)))}"
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             return f"{cause.full_key}: {str(cause).splitlines()[0]}"

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
+from omegaconf import MISSING, BooleanNode, DictConfig, OmegaConf, open_dict
+from omegaconf.errors import ValidationError
 
 from adapters import methods
 from adapters.base import Adapter
+from adapters.numbers import COUNT, NOT_NEGATIVE, POSITIVE, SEED, Number
 from data import sources, tasks
+from data.files import local
 from data.resize import NORMALISATIONS
 from data.source import Source
 from pvera import loggers
@@ -20,6 +24,13 @@ from pvera.errors import MISTAKES, UserError
 from pvera.models import backbones, precision
 from pvera.rows import digests, provenance
 from pvera.rows.digests import without_effect
+
+
+def _check_numbers(part: Any, prefix: str, rule: Number, *names: str) -> None:
+    """Raises UserError unless each of these settings is a number that the rule allows."""
+    for name in names:
+        if not rule.holds(value := getattr(part, name)):
+            raise UserError(f"{prefix}{name} must be {rule}, found {value!r}")
 
 
 @dataclass
@@ -50,6 +61,11 @@ class Protocol:
     kl_weight: float = 1e-6
     """PVeRA: weight of the KL term in the loss."""
 
+    def __post_init__(self) -> None:
+        _check_numbers(self, "protocol.", NOT_NEGATIVE, "kl_weight")
+        if self.d_initial is not None:
+            _check_numbers(self, "protocol.", POSITIVE, "d_initial")
+
 
 @dataclass
 class Trainer:
@@ -65,12 +81,9 @@ class Trainer:
     """Per cent of the best loss by which an epoch must improve on it, or else it counts as stale."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "head_lr", "patience"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"trainer.{name} must be above 0, found {getattr(self, name)}")
-        for name in ("weight_decay", "min_improvement"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"trainer.{name} must be at least 0, found {getattr(self, name)}")
+        _check_numbers(self, "trainer.", COUNT, "epochs", "batch_size", "patience")
+        _check_numbers(self, "trainer.", POSITIVE, "head_lr")
+        _check_numbers(self, "trainer.", NOT_NEGATIVE, "weight_decay", "min_improvement")
 
 
 @dataclass
@@ -93,7 +106,7 @@ class Run:
     precision: str = "fp32"
     """fp32, bf16 (frozen weights and activations; trained parameters and optimizer stay in fp32), or auto: bf16 if the device has it."""
     device: str = without_effect("auto")
-    """auto, cpu or cuda."""
+    """auto, cpu, cuda or cuda:N."""
     pack: int | None = without_effect(None)
     """Maximum number of grid points that share a pass of the frozen backbone; null: as many as memory allows."""
     compile: bool = without_effect(False)
@@ -106,15 +119,18 @@ class Run:
     """Folder of the rows."""
 
     def __post_init__(self) -> None:
-        for name, choices in (("precision", ("fp32", "bf16", "auto")), ("device", ("auto", "cpu", "cuda"))):
-            if getattr(self, name) not in choices:
-                raise UserError(f"{name} must be one of {', '.join(choices)}, found {getattr(self, name)!r}")
+        if self.precision not in ("fp32", "bf16", "auto"):
+            raise UserError(f"precision must be one of fp32, bf16, auto, found {self.precision!r}")
+        if not re.fullmatch(precision.DEVICES, self.device):
+            raise UserError(f"device must be auto, cpu, cuda or cuda:N, found {self.device!r}")
+        self.results = str(local(self.results))
         if self.precision == "auto":
             self.precision = precision.auto(self.device)
         if self.pack is not None and self.pack < 1:
             raise UserError(f"pack must be at least 1, or null to choose by memory, found {self.pack}")
-        if type(self.seed) is not int or self.seed < 0:
-            raise UserError(f"seed must be a whole number of at least 0, or a list of such, found {self.seed!r}")
+        if not SEED.holds(self.seed):
+            raise UserError(f"seed must be {SEED}, or a list of such, found {self.seed!r}")
+        _check_numbers(self, "", COUNT, "image_size")
         if self.adapter.checkpoint:
             from pvera.exchange.read import adopt
 
@@ -190,10 +206,18 @@ def to_runs(cfg: DictConfig) -> list[Run]:
     return runs
 
 
+def _only_booleans(node: BooleanNode, value: Any) -> bool:
+    """In place of OmegaConf's rule, which takes every number but 0, and words such as on, for true."""
+    if type(value) is not bool:
+        raise ValidationError(f"must be true or false, found {value!r}")
+    return value
+
+
 def register() -> None:
     """Registers every schema and every choice that is defined in code (adapters, tasks, sources, loggers) in Hydra's ConfigStore."""
     # Hydra copies the whole store for each configuration and for each group that --help lists, although it copies what it loads anyway.
     ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
+    BooleanNode._validate_and_convert_impl = _only_booleans  # type: ignore[method-assign]
     store = ConfigStore.instance()
     store.store(group="schema", name="run", node=Run)
     store.store(group="schema", name="protocol", node=Protocol)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace, RawTextHelpFormatter
-from pathlib import Path
 
 from pvera import command, storage
 from pvera.errors import UserError
@@ -25,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     choice.add_argument("--with", dest="evaluator", choices=evaluators(), help="an evaluator; with --help its options are listed too")
     chosen = evaluators().get(choice.parse_known_args(arguments)[0].evaluator, Evaluator())
     parser = ArgumentParser("python -m pvera.evaluate", description=__doc__, parents=[choice], formatter_class=RawTextHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, help="a row or the .safetensors next to it, or the folder of a PEFT checkpoint")
+    parser.add_argument("checkpoint", type=command.path, help="a row or the .safetensors next to it, or the folder of a PEFT checkpoint")
     parser.add_argument("overrides", nargs="*", help="for a PEFT checkpoint: what to test it on (task=... backbone=...)")
     add_options(parser, chosen)
     if type(chosen) is Evaluator:

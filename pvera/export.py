@@ -18,8 +18,8 @@ from pvera.models.layouts import LAYOUTS
 def main(arguments: list[str] | None = None) -> int:
     """Writes the trained model of a run into a folder: as a PEFT checkpoint, or merged into plain timm weights."""
     parser = argparse.ArgumentParser(prog="python -m pvera.export", description=main.__doc__)
-    parser.add_argument("run", type=Path, help="a row (.json) or its checkpoint (.safetensors)")
-    parser.add_argument("folder", type=Path, help="where to write to: made if it is not there, and empty if it is")
+    parser.add_argument("run", type=command.path, help="a row (.json) or its checkpoint (.safetensors)")
+    parser.add_argument("folder", type=command.path, help="where to write to: made if it is not there, and empty if it is")
     parser.add_argument("--to", required=True, choices=("peft", "timm"), help="peft: the adapter alone; timm: merged weights")
     parser.add_argument("--model", choices=tuple(LAYOUTS), help="the model on which PEFT will load it (default hf; docs/exchange.md)")
     parser.add_argument("--sample", action="store_true", help="PEFT samples PVeRA at inference")

@@ -9,23 +9,32 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 from hydra import compose, initialize_config_module
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from pvera.config import Run, register, to_runs
+from adapters import methods
+from data import tasks
+from data.files import cache_dir, local
+from data.sources import kinds
+from pvera import loggers
+from pvera.config import Protocol, Run, Trainer, register, to_runs
 from pvera.errors import UserError
+from pvera.models.backbones import Backbone
 
 #: The settings below `hydra` that a command line may set: the resources of a run, and where Hydra writes.
 SETTABLE = {"hydra.mode", "hydra.run.dir", "hydra.sweep.dir"} | {
@@ -49,6 +58,9 @@ READABLE = ("HOME", "USER", "LOGNAME", "TMPDIR", "SCRATCH", "PVERA_CACHE", "VTAB
 
 LONGEST = 250  # characters of a choice, which is the name of a file (of each, if commas separate several)
 
+# For Hydra's own files. Registered at the import, so that the processes of a launcher know it too.
+OmegaConf.register_new_resolver("cache_dir", lambda: str(cache_dir()), replace=True)
+
 _PLAIN = {field.name for field in fields(Run) if field.default != MISSING} - {"logger"}  # settings that are no group
 _GROUPS = {field.name for field in fields(Run)} - _PLAIN | {"experiment", "launcher", "schema"}
 
@@ -61,20 +73,95 @@ def check_command_line(arguments: list[str]) -> None:
             raise UserError(
                 f"--{flag.replace('_', '-')} is not supported: put own configurations into a folder and name it by --config-dir"
             )
+    modes = {"--run": options.run, "--multirun": options.multirun, "--cfg": options.cfg, "--info": options.info}
+    if len(several := [flag for flag, is_set in (modes | {"--shell-completion": options.shell_completion}).items() if is_set]) > 1:
+        raise UserError(f"{' and '.join(several)} exclude each other: leave all but one out; python -m pvera.plan --runs lists runs")
+    if options.resolve and not (options.cfg or options.help):
+        raise UserError("--resolve is for --cfg: add --cfg job")
     check_words(options.overrides)
     if options.config_dir:
-        check_folder(Path(options.config_dir))
+        check_folder(local(options.config_dir))
+
+
+def expand(arguments: list[str]) -> list[str]:
+    """The arguments of a command line as Hydra takes them. Raises DataError for a folder of --config-dir that is no path of this machine.
+
+    `~` is expanded in the folder of --config-dir, and words are as `expand_words` makes them.
+    """
+    expanded: list[str] = []
+    for word in arguments:
+        flag, is_pair, folder = word.partition("=")
+        if flag in ("--config-dir", "-cd") and is_pair:
+            word = f"{flag}={local(folder)}"
+        elif expanded and expanded[-1] in ("--config-dir", "-cd"):
+            word = str(local(word))
+        expanded.append(word)
+    return expand_words(expanded)
+
+
+def expand_words(words: list[str]) -> list[str]:
+    """The words with tasks named as Hydra knows them, and ready for a sweep over the choices of a group.
+
+    Hydra composes a sweep once without the choices that are swept, where a setting of one of these is unknown: `adapter.alpha=8` beside
+    `adapter=lora,dora`. So that setting becomes a sweep over one value.
+    """
+    swept = {key for key, _, value in (word.partition("=") for word in words) if key in _GROUPS and re.search(r",|glob\(", value)}
+    expanded = []
+    for word in words:
+        key, is_pair, value = word.partition("=")
+        if key == "task":
+            word = f"task={','.join(tasks.ALIASES.get(name, name) for name in value.split(','))}"
+        elif is_pair and key.split(".")[0] in swept - {key} and re.fullmatch(r"\w+(\.\w+)+", key) and not _is_sweep(word):
+            word = f"{key}=choice({value})"
+        expanded.append(word)
+    return expanded
+
+
+def _is_sweep(word: str) -> bool:
+    """Whether a word is a sweep, or cannot be read (which is reported later)."""
+    try:
+        return OverridesParser.create().parse_override(word).is_sweep_override()
+    except (HydraException, ValueError, RecursionError):
+        return True
 
 
 def check_words(words: list[str]) -> None:
     """Checks overrides (`key=value`) alone. Raises as `check_command_line` does."""
     try:
         parsed = OverridesParser.create().parse_overrides(words)
+    except OverrideParseException as error:
+        if quoted := _quoted(error.override):
+            raise UserError(f"{error.override[:100]!r} cannot be read: quote the value, {quoted[:150]}") from error
+        raise
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets as deep
         raise UserError(f"overrides that cannot be read: {' '.join(str(error).split())}") from error
     for word, override in zip(words, parsed, strict=True):
         if reason := _refusal(word, override):
             raise UserError(f"{word[:100]!r} is refused: {reason}")
+
+
+def _quoted(word: str) -> str | None:
+    """The word with its value quoted for Hydra, and all of it for a shell; None if that cannot be read either."""
+    key, is_pair, value = word.partition("=")
+    quoted = f"{key}={_in_quotes(value)}"
+    try:
+        same = OverridesParser.create().parse_override(quoted).value() == value
+    except (HydraException, ValueError, RecursionError):
+        return None
+    return shlex.quote(quoted) if is_pair and same and value.isprintable() else None
+
+
+def _in_quotes(value: str) -> str:
+    return '"{}"'.format(value.replace('"', '\\"'))
+
+
+@cache
+def _texts() -> set[str]:
+    """The settings that are text, dotted."""
+    parts: list[tuple[str, Any]] = [("", Run), ("backbone.", Backbone), ("protocol.", Protocol), ("trainer.", Trainer)]
+    parts += [("adapter.", method) for method in methods().values()] + [("source.", source) for source in kinds().values()]
+    parts += [(f"logger.{name}.", logger) for name, logger in loggers.CHOICES.items()]
+    return {f"{prefix}{name}" for prefix, part in parts for name, hint in get_type_hints(part).items() if hint in (str, str | None)}
 
 
 def _refusal(word: str, override: Override) -> str | None:
@@ -97,6 +184,12 @@ def _refusal(word: str, override: Override) -> str | None:
         return "a choice is a name, not a number"
     if key in SETTABLE and re.search(r"[\x00-\x1f]", value):
         return "the value has a control character"
+    elements = getattr(override.value(), "list", [override.value()])
+    if key in _texts() and (odd := [v for v in elements if isinstance(v, float | bool) or (isinstance(v, int) and str(v) not in value)]):
+        meant = value if len(elements) == 1 else str(odd[0])
+        return f"{key} is text, and {meant} is read as {odd[0]!r}: quote it, {shlex.quote(f'{key}={_in_quotes(meant)}')}"
+    if key in SETTABLE and isinstance(override.value(), str) and value.strip("'\"").startswith("~"):
+        return "Hydra does not expand ~: write the whole path"
     if key not in _PLAIN and not dotted and re.search(r"\.\.|(^|[^\w.-])/", value):
         return "a choice is a name, not a path: put the file into a folder and name that by --config-dir"
     return None
@@ -135,13 +228,17 @@ def close_environment() -> None:
 
 
 @contextmanager
-def composing(words: list[str]) -> Iterator[None]:
-    """Checks the words of a command and initialises Hydra to compose them. Raises UserError or HydraException."""
+def composing(words: list[str]) -> Iterator[list[str]]:
+    """Checks the words of a command, initialises Hydra to compose them, and gives them as Hydra takes them.
+
+    Raises UserError or HydraException.
+    """
+    words = expand_words(words)
     check_words(words)
     register()
     close_environment()
     with initialize_config_module("configs", version_base="1.3"):
-        yield
+        yield words
 
 
 def compose_run(words: list[str], **adapter: Any) -> Run:
@@ -149,8 +246,8 @@ def compose_run(words: list[str], **adapter: Any) -> Run:
 
     Raises one of `pvera.command.MISTAKES` if the words cannot be composed, or ask for several runs.
     """
-    with composing(words):
-        config = compose("config", overrides=words)
+    with composing(words) as expanded:
+        config = compose("config", overrides=expanded)
     config.adapter.update(adapter)
     runs = to_runs(config)
     if len(runs) > 1:

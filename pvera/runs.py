@@ -110,7 +110,7 @@ def split_by_lease(paths: list[Path]) -> tuple[list[Path], list[str]]:
 def main(arguments: list[str] | None = None) -> int:
     """The command. Exit codes: 0 listed, 1 a file could not be read or a run is in work, 2 a mistake in the request."""
     parser = argparse.ArgumentParser(prog="python -m pvera.runs", description="List the runs below a folder, or delete some.")
-    parser.add_argument("folder", metavar="DIR", type=Path, help="folder with the rows of runs")
+    parser.add_argument("folder", metavar="DIR", type=command.path, help="folder with the rows of runs")
     parser.add_argument("--task", help="only those on this task")
     parser.add_argument("--adapter", help="only those of this adapter")
     parser.add_argument("--seed", type=int, help="only those with this seed")

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from data.tasks import TASKS
 from pvera import command, storage
@@ -17,14 +16,14 @@ from pvera.tables.section import admit, sections
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m pvera.table", description="Render the rows below a folder as csv, markdown and LaTeX.")
-    parser.add_argument("folder", metavar="DIR", type=Path, help="folder with the rows of runs")
+    parser.add_argument("folder", metavar="DIR", type=command.path, help="folder with the rows of runs")
     parser.add_argument("--metric", choices=quantities(), default="test_acc", help="for a table of several tasks (default: test_acc)")
     parser.add_argument("--allow-limited", action="store_true", help="show shortened runs too, in tables of their own")
     parser.add_argument("--allow-dirty", action="store_true", help="show runs of uncommitted code too")
     parser.add_argument("--with-reported", action="store_true", help="add results of other publications, in tables of their own")
     parser.add_argument("--statistics", action="store_true", help="intervals, paired tests, ranks: statistics.md and .csv too")
     parser.add_argument("--cell", metavar="ADAPTER/TASK", help="print the rows behind a cell, of all kinds, and write nothing")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="where the tables go (default: the folder itself)")
+    parser.add_argument("--out", metavar="DIR", type=command.path, help="where the tables go (default: the folder itself)")
     return command.run(parser, _table, arguments)
 
 

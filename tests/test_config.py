@@ -193,13 +193,13 @@ def test_a_grid_that_is_not_searched_does_not_change_the_digest():
         (["adapter.rnk=3"], "adapter.rnk is no setting; there are"),
         (["+adapter.rnk=3"], "adapter.rnk is no setting; there are"),
         (["+colour=3"], "colour is no setting; there are adapter"),
-        (["seed=x"], "seed must be a whole number of at least 0, or a list of such, found 'x'"),
+        (["seed=x"], "seed must be a whole number of at least 0 and of at most 4,294,967,295, or a list of such, found 'x'"),
         (["seed=-1"], "seed must be a whole number"),
         (["seed=[0,1.5]"], "seed must be a whole number"),
         (["seed=[1,1]"], "seed must be a number or a list of different ones"),
         (["seed=[]"], "seed must be a number or a list of different ones"),
         (["pack=0"], "pack must be at least 1"),
-        (["device=tpu"], "device must be one of auto, cpu, cuda, found 'tpu'"),
+        (["device=tpu"], "device must be auto, cpu, cuda or cuda:N, found 'tpu'"),
         (["precision=fp16"], "precision must be one of fp32, bf16, auto"),
         (["adapter=lora", "adapter.rank=0"], "adapter.rank must be"),
         (["adapter=lora", "adapter.rank=1.5"], "adapter.rank"),
@@ -207,8 +207,8 @@ def test_a_grid_that_is_not_searched_does_not_change_the_digest():
         (["adapter=lora", "adapter.targets=[q,z]"], "adapter.targets must be"),
         (["adapter=lora", "adapter.name=mine"], "adapter.name is 'mine'"),
         (["adapter=lora", "adapter.grid=[{size:3}]"], "adapter.grid has 'size'"),
-        (["trainer.epochs=0"], "trainer.epochs must be above 0"),
-        (["trainer.head_lr=-1"], "trainer.head_lr must be above 0"),
+        (["trainer.epochs=0"], "trainer.epochs must be a whole number above 0"),
+        (["trainer.head_lr=-1"], "trainer.head_lr must be a number above 0"),
         (["task.classes=3"], "task.classes is 16"),
         (["source.resize=nearest"], "source.resize must be one of"),
         (["source.root=x"], "source=offline has no root: leave it out"),
@@ -227,3 +227,85 @@ def test_a_saved_run_of_an_unknown_adapter_is_refused():
     with pytest.raises(UserError, match="cannot|not one that this version"):
         from_dict(saved | {"adapter": saved["adapter"] | {"name": "ninth"}})
     assert asdict(from_dict(saved).trainer) == saved["trainer"]
+
+
+HUGE = ["inf", "-inf", "nan"]
+
+
+@pytest.mark.parametrize("value", [*HUGE, "-1"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "trainer.head_lr", "trainer.weight_decay", "trainer.min_improvement", "protocol.kl_weight", "protocol.d_initial", 
+        "adapter.kl_weight",
+        "adapter.scale", "adapter.lr", "adapter.d_initial", "adapter.s_initial", "adapter.dropout", "adapter.df", "adapter.prior_sigma",
+        "lora.alpha", "dora.alpha", "lora.lr",
+    ],
+)  # fmt: skip
+def test_no_number_is_infinite_nan_or_negative(setting, value):
+    part, _, name = setting.partition(".")
+    words = [f"adapter={part}", f"adapter.{name}={value}"] if part in methods() else ["adapter=pvera", f"{setting}={value}"]
+    with pytest.raises(MISTAKES, match=f"{name} must be .*number.*, found {value}") as caught:
+        run(*words)
+    assert "\n" not in explain(caught.value)
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "0", "true"])
+def test_no_grid_has_such_numbers_either(value):
+    with pytest.raises(MISTAKES, match="adapter.lr must be a number above 0"):
+        run("adapter=lora", "adapter.rank=8", f"adapter.grid=[{{lr:1e-3}},{{lr:{value}}}]", "adapter.lr=null")
+
+
+@pytest.mark.parametrize("setting", ["lora.alpha", "dora.alpha", "vera.scale", "pvera.scale", "bottleneck.reduction", "lora.rank"])
+def test_an_update_that_would_always_be_zero_is_refused(setting):
+    adapter, _, name = setting.partition(".")
+    with pytest.raises(MISTAKES, match=f"adapter.{name} must be a .*number above 0, found 0"):
+        run(f"adapter={adapter}", f"adapter.{name}=0")
+
+
+@pytest.mark.parametrize("seed", [2**32, 2**63, 2**64, 2**64 + 1, 10**30])
+@pytest.mark.parametrize("setting", ["seed", "adapter.projection_seed"])
+def test_a_seed_above_the_limit_is_refused(setting, seed):
+    with pytest.raises(MISTAKES, match="of at most 4,294,967,295"):
+        run("adapter=vera", f"{setting}={seed}")
+
+
+def test_the_largest_seed_seeds_everything():
+    import torch
+
+    from adapters.base import Site
+
+    composed = run("adapter=vera", "adapter.rank=2", f"seed={2**32 - 1}", "adapter.d_initial=null", f"adapter.projection_seed={2**32 - 1}")
+    shared = composed.adapter.init_shared([Site(0, "q", 4, 4)], composed.seed)
+    assert 0 < shared[1].uniform() < 1
+    torch.Generator().manual_seed(composed.seed)
+
+
+BOOLEANS = ["compile", "protocol.zero_up", "protocol.retrain", "adapter.learn_df", "backbone.pos_embed_antialias"]
+
+
+@pytest.mark.parametrize("setting", BOOLEANS)
+@pytest.mark.parametrize("value", ["2", "1", "0", "-1", "1.0", "on", "yes", "'true'"])
+def test_a_switch_is_true_or_false(setting, value):
+    with pytest.raises(MISTAKES) as caught:
+        run("adapter=pvera", f"{setting}={value}")
+    assert f"{setting}: must be true or false, found" in explain(caught.value)
+
+
+def test_true_and_false_are_taken():
+    for setting in BOOLEANS:
+        part, _, name = setting.rpartition(".")
+        for value in (True, False):
+            composed = run("adapter=pvera", f"{setting}={value}", *(["adapter.posterior=student_t"] * (name == "learn_df")))
+            assert getattr(getattr(composed, part) if part else composed, name) is value
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:1", "cuda:12"])
+def test_a_device_may_have_an_index(device):
+    assert run(f"device={device}").device == device
+
+
+@pytest.mark.parametrize("device", ["cuda:", "cuda:-1", "cuda:x", "cuda1", "cpu:0", "CUDA", "cuda:9999"])
+def test_a_device_that_cannot_be_is_refused(device):
+    with pytest.raises(UserError, match="device must be auto, cpu, cuda or cuda:N, found"):
+        run(f'device="{device}"')

@@ -136,7 +136,7 @@ def test_list_files(folder, content):
     source = Folder(root=str(folder), sizes="any")
     for ask in (
         source.check,
-        lambda task: source.originals(task, "test"),
+        lambda task: source.identify(task, "test"),
         lambda task: source.examples(task, "train800"),
         source.fingerprint,
     ):

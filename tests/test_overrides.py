@@ -2,18 +2,21 @@
 
 import os
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from data import tasks
 from pvera import evaluate, plan, segment
 from pvera.errors import UserError
 from pvera.exchange import peft_checkpoint
-from pvera.overrides import check_command_line, check_folder, check_words
+from pvera.overrides import check_command_line, check_folder, check_words, expand_words
 
 
 @pytest.mark.parametrize(
@@ -162,3 +165,125 @@ def test_every_command_that_composes_words_refuses_the_same(monkeypatch, capsys,
 def test_a_command_that_takes_one_run_says_so_of_several_seeds(capsys):
     assert segment.main(["seed=[0,1]", "backbone=test_vit"]) == 2
     assert capsys.readouterr().err == "pvera: this command takes one run: name one seed, found 0, 1\n"
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["results=~/x", "results=/data/ünï", "results=/a=b", "results=/a b/#1", 'source.root=/the "best" set', "name=a:b{c", "limited=why?",
+     "backbone.checkpoint=~user/w.safetensors", "name=[a", "name=$x;", "results=/a&b", "results=C:\\x", "name=it's"],
+)  # fmt: skip
+def test_a_value_that_needs_quotes_is_told_with_the_quoted_form(word):
+    """Pasted into a shell, the form gives the value to the letter."""
+    try:
+        check_words([word])
+    except UserError as error:
+        said = str(error)
+        assert "\n" not in said and f"{word!r} cannot be read: quote the value, " in said
+        [quoted] = shlex.split(said.partition("quote the value, ")[2])
+        check_words([quoted])
+        assert OverridesParser.create().parse_override(quoted).value() == word.partition("=")[2]
+    else:
+        assert OverridesParser.create().parse_override(word).value() == word.partition("=")[2]
+
+
+@pytest.mark.parametrize("word", ["results=~/x", "results=/data/ünï", "results=/a=b"])
+def test_the_issues_examples_are_refused_so(word):
+    with pytest.raises(UserError, match="quote the value"):
+        check_words([word])
+
+
+@pytest.mark.parametrize("word", ["", "adapter", "adapter.rank=[", "a=\x00", 'name="a', "name='a"])
+def test_what_no_quotes_help_is_refused_all_the_same(word):
+    with pytest.raises((UserError, HydraException)):
+        check_words([word])
+
+
+@pytest.mark.parametrize(
+    "word", ["name=1e3", "name=1_000", "name=1.50", "name=inf", "name=true", "results=1e3", "name=nan", "name=1e3,2e3", "limited=false",
+             "backbone.name=1e3", "source.root=1e5", "adapter.checkpoint=2e2", "logger.wandb.project=1e3"]
+)  # fmt: skip
+def test_text_that_would_become_another_number_is_refused(word):
+    with pytest.raises(UserError, match="is text, and .* is read as .*: quote it, ") as caught:
+        check_words([word])
+    check_words(shlex.split(str(caught.value).partition("quote it, ")[2]))
+
+
+def test_text_that_stays_as_it_is_written_is_not():
+    check_words(["name=1", "name=-3", "name=007", "name='1e3'", "name=1e3x", "name=1,2", "results=2024", "limited=null", "adapter.lr=1e3"])
+
+
+@pytest.mark.parametrize(
+    ("words", "expanded"),
+    [
+        (["task=cifar"], ["task=cifar100"]),
+        (["task=digits,cifar,dtd"], ["task=extra/digits,cifar100,dtd"]),
+        (["task=extra/digits"], ["task=extra/digits"]),
+        (["task=nope"], ["task=nope"]),
+        (["name=cifar"], ["name=cifar"]),
+        (["adapter=lora,dora", "adapter.alpha=8"], ["adapter=lora,dora", "adapter.alpha=choice(8)"]),
+        (["adapter=glob(*)", "adapter.lr=1e-3"], ["adapter=glob(*)", "adapter.lr=choice(1e-3)"]),
+        (["adapter=lora,dora", "adapter.alpha=8,16"], ["adapter=lora,dora", "adapter.alpha=8,16"]),
+        (["adapter=lora,dora", "adapter.targets=[q,v]"], ["adapter=lora,dora", "adapter.targets=choice([q,v])"]),
+        (["source=folder,tfds", "source.root=/a"], ["source=folder,tfds", "source.root=choice(/a)"]),
+        (["adapter=lora", "adapter.alpha=8"], ["adapter=lora", "adapter.alpha=8"]),
+        (["task=dtd,svhn", "adapter.alpha=8"], ["task=dtd,svhn", "adapter.alpha=8"]),
+    ],
+)
+def test_words_are_as_hydra_takes_them(words, expanded):
+    assert expand_words(words) == expanded
+
+
+def test_every_name_that_the_data_commands_take_is_a_task():
+    for task in (tasks.TASKS | tasks.EXTRA).values():
+        for name in filter(None, (task.name, task.folder)):
+            [word] = expand_words([f"task={name}"])
+            assert tasks.find(name) is (tasks.TASKS | tasks.EXTRA)[word.removeprefix("task=")]
+
+
+TINY = ["backbone=test_vit", "image_size=32", "task=digits"]
+
+
+@pytest.mark.parametrize(
+    ("words", "runs"),
+    [
+        (["adapter=lora,dora", "adapter.alpha=8"], 2),
+        (["adapter=lora,dora,vera", "adapter.rank=8"], 3),
+        (["adapter=glob(*)", "adapter.lr=1e-3"], 8),
+        (["protocol=corrected,released", "protocol.shuffle=false"], 2),
+    ],
+)
+def test_a_setting_that_all_adapters_of_a_sweep_have_is_set_in_all(words, runs, capsys):
+    assert plan.main([*TINY, *words, "--runs"]) == 0
+    assert f"{runs} runs: {runs} to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "lacking", "having"),
+    [
+        (["adapter=lora,ia3", "adapter.alpha=8"], "ia3", "dora, lora"),
+        (["adapter=vera,pvera", "adapter.kl_weight=1"], "vera", "pvera"),
+        (["adapter=lora,linear_probe,dora", "adapter.rank=4,8"], "linear_probe", "dora, lora, pvera, vera"),
+        (["adapter=ia3", "adapter.alpha=8"], "ia3", "dora, lora"),
+    ],
+)
+def test_the_adapter_that_lacks_a_setting_is_named(words, lacking, having, capsys):
+    assert plan.main([*TINY, *words, "--runs"]) == 2
+    err = capsys.readouterr().err
+    name = words[1].partition("=")[0]
+    assert err.startswith(f"pvera: {name} is no setting of {lacking}, but of {having}: leave it or adapter={lacking} out; {lacking} has ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["-m", "--cfg", "job"], ["-m", "--run"], ["--cfg", "job", "--info", "all"], ["--resolve"]])
+def test_flags_that_exclude_each_other_are_one_line_before_any_work(words):
+    with pytest.raises(UserError, match="exclude each other: leave all but one out|--resolve is for --cfg"):
+        check_command_line([*words, "adapter=lora"])
+
+
+def test_a_machine_without_a_home_folder_needs_a_cache_alone(tmp_path):
+    environment = {key: value for key, value in os.environ.items() if key != "HOME"} | {"PVERA_CACHE": str(tmp_path / "cache")}
+    words = ["-m", "backbone=test_vit", "task=digits", "image_size=32", "adapter=linear_probe", "seed=0,1", "trainer=smoke",
+             "trainer.epochs=1", "source.test_limit=20", "protocol.retrain=false", f"results={tmp_path / 'rows'}"]  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", "pvera", *words], capture_output=True, text=True, env=environment, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(list((tmp_path / "rows").rglob("seed=*.json"))) == 2

@@ -26,7 +26,7 @@ def test_with_runs_each_run_is_a_line(tmp_path, capsys):
     ("words", "said"),
     [
         (["adapter=lroa"], "adapter/lroa"),
-        (["trainer.epochs=0"], "trainer.epochs must be above 0"),
+        (["trainer.epochs=0"], "trainer.epochs must be a whole number above 0"),
         (["task=dtd"], "source=offline holds"),
         (["nonsense"], "nonsense"),
     ],

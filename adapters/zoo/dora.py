@@ -22,6 +22,10 @@ class DoRA(LowRank):
     released_norm: bool = False
     grid: list[dict[str, Any]] = field(default_factory=lambda: [{"rank": rank} for rank in (32, 64, 128)])
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_positive("alpha")
+
     def init_params(self, site: Site, shared: Any) -> dict[str, Any]:
         import torch
 

@@ -23,6 +23,10 @@ class LoRA(LowRank):
     """As in the released code, which draws A after the same seed in every block: all blocks start with the same A."""
     grid: list[dict[str, Any]] = field(default_factory=lambda: [{"rank": rank} for rank in (32, 64, 128)])
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_positive("alpha")
+
     def init_shared(self, sites: list[Site], seed: int) -> dict[str, Tensor]:
         """The A of each target, if all blocks start with the same."""
         first = [site for site in sites if site.block == sites[0].block and self.same_in_all_blocks]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapters.base import Site, later
 from adapters.errors import AdapterError
+from adapters.numbers import NOT_NEGATIVE, Number
 from adapters.zoo.vera import VeRA
 
 if TYPE_CHECKING:
@@ -51,14 +52,14 @@ class PVeRA(VeRA):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require("kl_weight", self.kl_weight >= 0, "at least 0")
-        self.require("s_initial", self.s_initial is None or 0 <= self.s_initial < float("inf"), "at least 0")
-        warmup = self.kl_warmup_epochs
-        self.require("kl_warmup_epochs", type(warmup) is int and warmup >= 0, "a whole number of at least 0")
+        self.check_number("kl_weight", NOT_NEGATIVE)
+        if self.s_initial is not None:
+            self.check_number("s_initial", NOT_NEGATIVE)
+        self.check_number("kl_warmup_epochs", Number(least=0, whole=True))
         self.check_choice("posterior", POSTERIORS)
         self.check_choice("prior", PRIORS)
         self.check_positive("prior_sigma")
-        self.require("df", 2 < self.df < float("inf"), "a number above 2, where Student's t has a variance")
+        self.require("df", Number(above=2).holds(self.df), "a number above 2, where Student's t has a variance")
         if self.posterior != "student_t" and (self.df, self.learn_df) != (PVeRA.df, PVeRA.learn_df):
             raise AdapterError(
                 f"adapter.df and adapter.learn_df are Student-t's: set adapter.posterior=student_t, found {self.posterior!r}"

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapters.base import LowRank, Site, Tensor, later, searched
+from adapters.numbers import SEED, Number
 
 CHOICES = {
     "projections": ("per_branch", "shared"),
@@ -42,9 +43,9 @@ class VeRA(LowRank):
             self.check_positive("d_initial")
         for name, choices in CHOICES.items():
             self.check_choice(name, choices)
-        seed = 0 if self.projection_seed is None else self.projection_seed
-        self.require("projection_seed", type(seed) is int and seed >= 0, "a whole number of at least 0")
-        self.require("dropout", 0 <= self.dropout < 1, "in [0, 1)")
+        if self.projection_seed is not None:
+            self.check_number("projection_seed", SEED)
+        self.check_number("dropout", Number(least=0, below=1))
 
     @property
     def latent(self) -> int:

@@ -13,7 +13,7 @@ from functools import cache
 from pvera.evaluators.base import Evaluator
 
 #: Folders of your own files: PVERA_EVALUATORS names them, separated as in PATH.
-__path__.extend(folder for folder in os.environ.get("PVERA_EVALUATORS", "").split(os.pathsep) if folder)
+__path__.extend(os.path.expanduser(folder) for folder in os.environ.get("PVERA_EVALUATORS", "").split(os.pathsep) if folder)  # noqa: PTH111
 
 
 @cache

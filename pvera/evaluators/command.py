@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentParser, Namespace, RawTextHelpFormatter
 from pathlib import Path
 
+from adapters.numbers import SEED
 from pvera import command, storage
+from pvera.errors import UserError
 from pvera.evaluators import evaluators
 from pvera.evaluators.base import Evaluator, at_least
 from pvera.evaluators.trained import Trained, checkpoint_of, reopen
+from pvera.models import precision
 from pvera.plots import paper
 from pvera.rows import provenance
 
@@ -19,7 +23,7 @@ def main(name: str, description: str | None, arguments: list[str] | None = None)
     """The command of one evaluator: a report on each of several runs. Returns the exit code."""
     evaluator = evaluators()[name]
     parser = ArgumentParser(prog=f"python -m pvera.{name}", description=description, formatter_class=RawTextHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a row (seed=*.json) or its checkpoint (.safetensors)")
+    parser.add_argument("runs", nargs="+", type=command.path, metavar="RUN", help="a row (seed=*.json) or its checkpoint (.safetensors)")
     add_options(parser, evaluator)
 
     def body(options: Namespace) -> None:
@@ -37,15 +41,18 @@ def add_options(parser: ArgumentParser, evaluator: Evaluator) -> None:
     """The options that all evaluators share, and those of this one."""
     parser.add_argument("--images", type=int, metavar="N", help="only so many images of each set, evenly apart; the report says so")
     parser.add_argument("--root", help="where the run's data is, if not where it was")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the report goes (default: beside the row)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--out", type=command.path, metavar="DIR", help="where the report goes (default: beside the row)")
     evaluator.add_options(parser)
 
 
 def check(evaluator: Evaluator, options: Namespace) -> None:
     """Raises UserError for an option that cannot be, before anything is loaded."""
     at_least(options, 1, "images", "samples")
-    at_least(options, 0, "seed")
+    if not SEED.holds(getattr(options, "seed", 0)):
+        raise UserError(f"--seed must be {SEED}, found {options.seed}")
+    if not re.fullmatch(precision.DEVICES, options.device):
+        raise UserError(f"--device must be auto, cpu, cuda or cuda:N, found {options.device!r}")
     evaluator.check(options)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data import tasks
-from data.files import read
+from data.files import local, read
 from data.source import Source
 from data.sources import kinds
 from pvera.errors import UserError
@@ -54,7 +54,7 @@ class OODImages:
     @property
     def name(self) -> str:
         """The name in files and tables: the task's, or the folder's."""
-        return tasks.find(self.task).name if self.task else Path(str(self.folder)).expanduser().resolve().name
+        return tasks.find(self.task).name if self.task else local(str(self.folder)).resolve().name
 
     def check(self, run: Run) -> None:
         """Raises UserError if the images cannot be had, as far as that shows without decoding them."""
@@ -101,7 +101,7 @@ class OODImages:
 
     def _files(self) -> tuple[list[Path], list[Path]]:
         """The images in the folder and below it, and the other files there. Raises UserError if there is no image."""
-        folder = Path(str(self.folder)).expanduser()
+        folder = local(str(self.folder))
         try:
             next(folder.iterdir(), None)
         except OSError as error:

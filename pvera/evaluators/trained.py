@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.files import local
 from data.source import Source
 from pvera.errors import UserError
 from pvera.rows import store
@@ -84,7 +86,12 @@ def reopen(path: Path, *, root: str | None = None, device: str = "auto", images:
     run, model, chosen = restore(file, device)
     row = file.with_suffix(".json")
     limits = store.read(row).limited_reasons if row.is_file() else run.shortened()
-    return _with_images(Trained(file, run, model, *_test_split(run, root), limits, chosen), images)
+    trained = Trained(file, run, model, *_test_split(run, root), limits, chosen)
+    if row.is_file() and store.read(row).config["source"]["fingerprint"] != run.source.fingerprint(run.task):
+        reason = f"the images or labels of {run.task.name} are no longer those of {row}"
+        print(f"pvera: warning: {reason}: what follows is of those that are here now", file=sys.stderr)
+        trained.limits = [*limits, reason]
+    return _with_images(trained, images)
 
 
 def open_peft(folder: Path, overrides: list[str], *, root: str | None = None, device: str = "auto", images: int | None = None) -> Trained:
@@ -110,7 +117,7 @@ def with_root(source: Source, root: str, option: str) -> Source:
     """The source with its data in another folder. Raises UserError for a source without one; `option` names the setting."""
     if not source.has_root:
         raise UserError(f"{option} is for data in a folder; source={source.name} has none")
-    given: dict[str, Any] = {"root": str(Path(root).expanduser())}
+    given: dict[str, Any] = {"root": str(local(root))}
     return replace(source, **given)
 
 

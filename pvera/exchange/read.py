@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from adapters.base import Adapter, LowRank
 from adapters.inject import edit_at
+from data.files import local
 from pvera.errors import UserError
 from pvera.exchange.peft_checkpoint import PeftCheckpoint, read
 from pvera.models.classifier import Classifier
@@ -23,7 +23,7 @@ def adopt(adapter: Adapter) -> Adapter:
 
     Raises UserError if the checkpoint is of another adapter or has changed, and as `read` does.
     """
-    checkpoint = read(Path(adapter.checkpoint or "").expanduser())
+    checkpoint = read(local(adapter.checkpoint or ""))
     if checkpoint.name != adapter.name:
         raise UserError(
             f"adapter.checkpoint={adapter.checkpoint} is of another method: choose adapter={checkpoint.name}, not {adapter.name}"
@@ -51,7 +51,7 @@ def initialise(model: Classifier, adapter: Adapter) -> None:
 
     Raises UserError if the checkpoint belongs to another backbone or task.
     """
-    checkpoint = read(Path(adapter.checkpoint or "").expanduser())
+    checkpoint = read(local(adapter.checkpoint or ""))
     folder, blocks = checkpoint.folder, model.backbone.blocks
     if adapter.layers is None and len(checkpoint.blocks) != len(blocks):
         raise UserError(f"{folder} is of another backbone: it adapts {len(checkpoint.blocks)} blocks, this one has {len(blocks)}")

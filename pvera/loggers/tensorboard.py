@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from data.files import local
 from pvera.loggers.base import Logger, Watched
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class TensorBoard(Logger):
     """Folder with a folder for each run, at the same relative path as the run's row."""
 
     def _start(self, watched: Watched) -> None:
-        self._folder = Path(self.dir) / watched.path.relative_to(watched.results).with_suffix("")
+        self._folder = local(self.dir) / watched.path.relative_to(watched.results).with_suffix("")
         self._settings = watched.settings
         self._writer: SummaryWriter | None = None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from data.files import local
 from pvera.errors import UserError
 from pvera.loggers.base import Logger, Watched
 from pvera.rows import store
@@ -40,7 +41,7 @@ class Wandb(Logger):
     def _start(self, watched: Watched) -> None:
         import wandb
 
-        folder = Path(self.dir).absolute()
+        folder = local(self.dir).absolute()
         folder.mkdir(parents=True, exist_ok=True)  # wandb would quietly use the temporary folder instead
         self._path, self._id, self._last = watched.path, watched.digest[:16], 0
         mode: Any = self.mode

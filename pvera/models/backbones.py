@@ -11,6 +11,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from data import resize, wheels
+from data.files import local
 from pvera.errors import UserError
 from pvera.models import weights
 from pvera.rows.digests import without_effect
@@ -100,7 +101,7 @@ class Backbone:
     def file(self) -> Path:
         """The weights file (safetensors), downloaded or converted on first use. Raises UserError if it cannot be had."""
         if self.checkpoint:
-            path = Path(self.checkpoint).expanduser()
+            path = local(self.checkpoint)
             if not path.is_file():
                 raise UserError(f"backbone.checkpoint={self.checkpoint}: no such file")
             return path

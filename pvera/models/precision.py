@@ -8,6 +8,10 @@ from pathlib import Path
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
+#: The names of devices.
+DEVICES = r"auto|cpu|cuda(:\d{1,3})?"
+
+
 def auto(device: str) -> str:
     """bf16 if the device (auto, cpu, cuda) computes in it, else fp32: emulated bf16 takes many times as long."""
     return "bf16" if has_bf16(device) else "fp32"

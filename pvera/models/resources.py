@@ -15,9 +15,15 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 def device(name: str) -> torch.device:
-    """The torch device for auto, cpu or cuda. Raises UserError for cuda if torch sees no CUDA device."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda, but torch sees no CUDA device; use device=cpu or device=auto")
+    """The torch device for auto, cpu, cuda or cuda:N. Raises UserError for cuda if torch sees no such CUDA device."""
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"device={name}, but torch sees no CUDA device; use device=cpu or device=auto")
+    if name.startswith("cuda:"):
+        index, count = int(name.partition(":")[2]), torch.cuda.device_count()
+        if index >= count:
+            raise UserError(f"device={name}, but torch sees {count} CUDA device{'s' * (count > 1)}, from cuda:0 on; use device=cuda")
+        torch.cuda.set_device(index)  # compiled kernels start on the current device
+        return torch.device("cuda", index)
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 

@@ -3,7 +3,6 @@
 import re
 import sys
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -19,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
         description="Make DIR/report.html from the rows below a folder and the files next to them: one file that needs no network. "
         "Limited rows and those of uncommitted code are shown with a warning. The same charts go to DIR/figures as PNG and SVG.",
     )
-    parser.add_argument("folder", metavar="DIR", type=Path, help="folder with the rows of runs")
+    parser.add_argument("folder", metavar="DIR", type=command.path, help="folder with the rows of runs")
     parser.add_argument("--with-reported", action="store_true", help="add results that other publications report, in tables of their own")
     return command.run(parser, _write, arguments, "stopped; the page was not written")
 

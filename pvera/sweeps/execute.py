@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from pvera import storage
 from pvera.config import Run
@@ -58,6 +60,8 @@ def execute(runs: list[Run], *, wait: bool = True, failed_before: dict[Path, byt
     left = [(run, path) for run, path in zip(runs, paths, strict=True) if not path.exists()]
     if left:
         _check(run)
+    for own, path in left:
+        _warn_of_other_images(own, path)
     before = failure.seen(paths) if failed_before is None else failed_before
     new: set[Path] = set()
     while left := [(run, path) for run, path in left if not path.exists() and not failure.since(path, before)]:
@@ -92,6 +96,24 @@ def _check(run: Run) -> None:
 
         compilation.check(resources.device(run.device))
     run.backbone.check(run.image_size)
+
+
+def _warn_of_other_images(run: Run, path: Path) -> None:
+    """Prints which rows beside the run's own are of the same settings and of other images."""
+    settings = _without_images(run.settings())
+    for other in sorted(path.parent.glob(f"seed={run.seed}-*.json")):
+        with suppress(UserError):  # a damaged row is reported by whoever needs it
+            if other != path and _without_images(store.read(other).config) == settings:
+                print(
+                    f"pvera: warning: the images or labels of {run.task.name} have changed since {other} was trained: it is of the earlier "
+                    "ones, and this run is trained anew; delete that row, or restore the data",
+                    file=sys.stderr,
+                )
+
+
+def _without_images(settings: dict[str, Any]) -> str:
+    """The digest of settings whatever the images."""
+    return digests.digest(settings | {"source": settings["source"] | {"fingerprint": None}})
 
 
 @cache

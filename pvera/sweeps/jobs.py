@@ -41,6 +41,6 @@ def load(words: list[str]) -> DictConfig:
 
 def packs(words: list[str]) -> list[list[Run]]:
     """The runs of every job that these words ask for. Raises as `checked` does."""
-    with composing(words):
-        config = load(words)
+    with composing(words) as expanded:
+        config = load(expanded)
         return [checked(config, job) for job in jobs(config)]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data import segmentation
+from data.files import local
 from pvera import storage
 from pvera.config import Run
 from pvera.errors import UserError
@@ -31,7 +32,7 @@ def segment(run: Run, data: str) -> tuple[Path, dict[str, Any]]:
     splits = loaded.splits
     checksum = hashlib.sha256(b"".join(array.tobytes() for pairs in splits.values() for array in (pairs.images, pairs.masks)))
     settings = {key: value for key, value in run.settings().items() if key not in ("task", "source")} | {"data": checksum.hexdigest()}
-    digest, name = digests.digest(settings), Path(data).name
+    digest, name = digests.digest(settings), local(data).name
     path = Path(run.results) / run.backbone.name / run.adapter.name / name / f"segment-seed={run.seed}-{digest[:8]}.json"
     if path.exists():
         return path, _read(path)

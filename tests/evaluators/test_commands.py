@@ -125,7 +125,7 @@ def test_evaluation_averages_sampled_passes(rows, capsys):
         (["{alone}"], "checkpoints are not committed"),
         (["{run}", "--samples", "0"], "--samples must be at least 1, found 0"),
         (["{run}", "--images", "0"], "--images must be at least 1, found 0"),
-        (["{run}", "--seed", "-1"], "--seed must be at least 0, found -1"),
+        (["{run}", "--seed", "-1"], "--seed must be a whole number of at least 0 and of at most 4,294,967,295, found -1"),
         (["{run}", "--root", "nowhere"], "--root is for data in a folder"),
         (["{run}", "--ood", "task=nope"], "no task 'nope'"),
         (["{run}", "--ood", "digits"], "is not of the form key=value"),

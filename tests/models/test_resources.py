@@ -1,0 +1,40 @@
+"""The device of a run."""
+
+import pytest
+import torch
+
+from pvera.errors import UserError
+from pvera.models import resources
+
+
+def with_devices(monkeypatch, count):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    return chosen
+
+
+@pytest.mark.parametrize(("count", "name"), [(1, "cuda:0"), (2, "cuda:1"), (8, "cuda:7")])
+def test_a_device_with_an_index_is_that_one(monkeypatch, count, name):
+    chosen = with_devices(monkeypatch, count)
+    assert str(resources.device(name)) == name and chosen == [int(name[-1])]
+
+
+@pytest.mark.parametrize(("count", "name", "reason"), [
+    (0, "cuda", "device=cuda, but torch sees no CUDA device"),
+    (0, "cuda:1", "device=cuda:1, but torch sees no CUDA device"),
+    (1, "cuda:1", "device=cuda:1, but torch sees 1 CUDA device, from cuda:0 on"),
+    (2, "cuda:2", "device=cuda:2, but torch sees 2 CUDA devices, from cuda:0 on"),
+])  # fmt: skip
+def test_a_device_that_is_not_there_is_refused(monkeypatch, count, name, reason):
+    with_devices(monkeypatch, count)
+    with pytest.raises(UserError, match=reason):
+        resources.device(name)
+
+
+def test_auto_is_the_first_gpu_or_the_cpu(monkeypatch):
+    with_devices(monkeypatch, 2)
+    assert str(resources.device("auto")) == str(resources.device("cuda")) == "cuda"
+    with_devices(monkeypatch, 0)
+    assert str(resources.device("auto")) == str(resources.device("cpu")) == "cpu"
