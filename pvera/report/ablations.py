@@ -52,7 +52,7 @@ def _panel(adapter: str, varied: list[str], by_point: Points) -> Panel:
         for point, rows in by_point.items():
             if of_task := [row for row in rows if row.task == task]:
                 cells = {name: Cell.of(_values(of_task, name)) for name in shown}
-                metrics = [text(cell, shown[name], cell and cell.seeds) for name, cell in cells.items()]
+                metrics = [text(cell, shown[name], cell.seeds if cell else None) for name, cell in cells.items()]
                 sizes = parameters(tuple(row.adapter_params for row in of_task))
                 table.append([task, *(brief(value, 40) for value in point), *metrics, sizes, str(len({row.seed for row in of_task}))])
     charts = []

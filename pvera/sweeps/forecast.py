@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -130,7 +130,7 @@ def describe(packs: list[list[Run]]) -> list[str]:
         ]  # fmt: skip
         lines += _table(["adapter", "px", "pack", "ms/train image", "ms/test image", "MiB"], cells)
     by_task["all"] = sum(by_task.values(), Part())
-    columns = {"task": list(by_task)}
+    columns: dict[str, list[Any]] = {"task": list(by_task)}
     columns |= {name: [getattr(part, name) for part in by_task.values()] for name in ("runs", "done")}
     columns |= {"packs left": [part.packs for part in by_task.values()], "hours at most": [_hours(part.most) for part in by_task.values()]}
     columns |= {"hours as before": [_hours(part.likely) for part in by_task.values()]} if so_far else {}
