@@ -37,7 +37,7 @@ from pvera.errors import UserError
 from pvera.models.backbones import Backbone
 
 #: The settings below `hydra` that a command line may set: the resources of a run, and where Hydra writes.
-SETTABLE = {"hydra.mode", "hydra.run.dir", "hydra.sweep.dir"} | {
+SETTABLE = {"hydra.mode", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweeper.n_trials", "hydra.sweeper.n_jobs", "hydra.sweeper.sampler.seed"} | {
     f"hydra.launcher.{field}"
     for field in (
         "n_jobs", "timeout_min", "partition", "qos", "account", "constraint", "nodes", "tasks_per_node", "gpus_per_node", "gpus_per_task",
