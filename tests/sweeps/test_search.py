@@ -38,7 +38,8 @@ def test_its_settings_may_be_set_and_its_class_may_not():
 def test_optuna_searches(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install hydra-optuna-sweeper==1.3.0")
     words = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1", *TINY,
-             "trainer.head_lr=tag(log,interval(1e-4,1e-2))", f"results={tmp_path / 'rows'}", f"hydra.sweep.dir={tmp_path / 'hydra'}"]  # fmt: skip
+             "trainer.head_lr=tag(log,interval(1e-4,1e-2))",
+             f"results={tmp_path / 'rows'}", f"hydra.sweep.dir={tmp_path / 'hydra'}"]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-m", "pvera", *words], capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
