@@ -18,13 +18,21 @@ from data.errors import DataError
 
 
 def local(path: str | Path) -> Path:
-    """The path with `~` expanded. Raises DataError for an address such as gs://bucket/folder."""
+    """The path with `~` expanded. Raises DataError for an address such as gs://bucket/folder, and for what no system takes as a path."""
     if "://" in str(path):
         raise DataError(f"{path} is an address, not a folder of this machine: copy or mount it, and give the path")
     try:
-        return Path(path).expanduser()
+        expanded = Path(path).expanduser()
     except RuntimeError as error:
         raise DataError(f"cannot expand {path}: {error}") from error
+    try:
+        expanded.exists()
+    except PermissionError:
+        pass  # a path all the same
+    except (OSError, ValueError) as error:  # too long, a zero byte, half a character
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{str(path)[:100]!r} cannot be a path: {reason}") from error
+    return expanded
 
 
 def cache_dir() -> Path:

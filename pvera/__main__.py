@@ -14,8 +14,8 @@ from pvera.command import MISTAKES, explain
 from pvera.config import register, to_runs
 from pvera.errors import UserError
 from pvera.overrides import check_command_line, close_environment, expand
-from pvera.sweeps.callback import Sweep, is_lost_worker
-from pvera.sweeps.execute import Result, execute
+from pvera.sweeps.callback import Sweep, is_grid, is_lost_worker
+from pvera.sweeps.execute import Result, Results, execute
 from pvera.sweeps.gpus import take_gpu
 
 #: Exit code after SIGTERM or SIGUSR1: EX_TEMPFAIL, try again.
@@ -24,24 +24,30 @@ STOPPED = 75
 
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="config")
 def job(cfg: DictConfig) -> list[Result] | None:
-    """The runs of one configuration (one for each seed). In a sweep a failure is printed at once, and the other jobs go on."""
+    """The runs of one configuration (one for each seed). In a sweep a failure is printed at once, and the other jobs go on.
+
+    To a sweeper that searches (Optuna's) the result is the validation loss, which it minimises.
+    """
     alone = HydraConfig.get().mode == RunMode.RUN
+    searched = not alone and not is_grid(HydraConfig.get().sweeper._target_)
     # With one job after another in this process, runs of other workers can wait until the other jobs are done.
     serial = not alone and HydraConfig.get().launcher._target_.endswith("BasicLauncher")
     try:
         take_gpu()
         results = execute(to_runs(cfg), wait=not serial, failed_before=Sweep.latest.failed_before if serial else None)
     except MISTAKES as error:
+        if searched:  # a search cannot go on without the objective
+            raise
         refuse(error)
         return sys.exit(2) if alone else None
     except Exception:
-        if alone:
+        if alone or searched:
             raise
         traceback.print_exc()
         return None
     if alone:
         print(*(result.line() for result in results), sep="\n")
-    return results
+    return Results(results)
 
 
 def refuse(error: BaseException) -> None:

@@ -217,7 +217,7 @@ def register() -> None:
     """Registers every schema and every choice that is defined in code (adapters, tasks, sources, loggers) in Hydra's ConfigStore."""
     # Hydra copies the whole store for each configuration and for each group that --help lists, although it copies what it loads anyway.
     ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
-    BooleanNode._validate_and_convert_impl = _only_booleans  # type: ignore[method-assign, assignment]
+    BooleanNode._validate_and_convert_impl = _only_booleans  # type: ignore[assignment,method-assign]
     store = ConfigStore.instance()
     store.store(group="schema", name="run", node=Run)
     store.store(group="schema", name="protocol", node=Protocol)

@@ -36,8 +36,10 @@ from pvera.config import Protocol, Run, Trainer, register, to_runs
 from pvera.errors import UserError
 from pvera.models.backbones import Backbone
 
-#: The settings below `hydra` that a command line may set: the resources of a run, and where Hydra writes.
-SETTABLE = {"hydra.mode", "hydra.run.dir", "hydra.sweep.dir"} | {
+#: The settings below `hydra` that a command line may set: the resources of a run, the length of a search, and where Hydra writes.
+SETTABLE = {
+    f"hydra.{field}" for field in ("mode", "run.dir", "sweep.dir", "sweeper.n_trials", "sweeper.n_jobs", "sweeper.sampler.seed")
+} | {
     f"hydra.launcher.{field}"
     for field in (
         "n_jobs", "timeout_min", "partition", "qos", "account", "constraint", "nodes", "tasks_per_node", "gpus_per_node", "gpus_per_task",

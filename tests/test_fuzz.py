@@ -5,24 +5,32 @@ A few inputs each here; many, with their number: PVERA_FUZZ=20000 pytest tests/t
 
 import json
 import os
+import shlex
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_module
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from data import segmentation
+from data.files import local
 from data.prepare import PrepareRequest
 from data.request import parse
+from data.source import Source
 from data.sources.folder import Folder
 from data.tasks import find
 from pvera import table
 from pvera.command import MISTAKES, explain
 from pvera.config import from_dict, register, to_runs
 from pvera.errors import UserError
+from pvera.evaluators import foreign
 from pvera.models import checkpoint
+from pvera.models.backbones import Backbone
 from pvera.overrides import check_folder, check_words, close_environment
 from pvera.rows import digests, reported, store
 from tests.helpers.rows import run
@@ -233,6 +241,59 @@ def test_words_of_prepare(many):
         order.tasks(order.make(order.source))
     except MISTAKES as error:
         fine(error)
+
+
+path_parts = st.sampled_from(["~", "/", "..", ".", "a", "é", " ", "#", "=", "\\", "gs://", "nobody"])
+paths = st.lists(path_parts | texts | odd_words, max_size=5).map("".join)
+
+
+@fuzz
+@given(path=paths)
+def test_paths(folder, path):
+    """In a setting, in a command's argument, in a list, and as a set of images."""
+    asks = [
+        lambda: local(path),
+        lambda: Source("x", root=path).location(find("dtd")),
+        lambda: Folder(root=path).check(find("dtd")),
+        lambda: Backbone("x", "x", "vit_tiny_patch16_224", "hub", "half", checkpoint=path or "x").file(),
+        lambda: foreign.parse(f"folder={shlex.quote(path)}").check(None),
+        lambda: store.read(local(path)),
+    ]
+    for ask in asks:
+        try:
+            ask()
+        except MISTAKES as error:
+            fine(error)
+    quoted = path.replace('"', '\\"')
+    with suppress(*MISTAKES):
+        check_words([f'results="{quoted}"', f"source.root={path}"])
+
+
+@fuzz
+@given(
+    values=st.lists(st.sampled_from([0, 1, 2, 3, 128, 254, 255]) | st.integers(0, 255), min_size=16, max_size=16),
+    mode=st.sampled_from(["L", "P", "1", "RGB", "I;16"]), size=st.sampled_from([(4, 4), (2, 8), (4, 3)]),
+    content=st.none() | st.binary(max_size=60), cut=st.integers(0, 200),
+)  # fmt: skip
+def test_masks(folder, values, mode, size, content, cut):
+    """Classes with gaps, void alone, other modes and sizes, and files that are none."""
+    root = folder / "segmentation"
+    for number, split in enumerate(segmentation.SIZES):
+        for part in ("images", "masks"):
+            (root / split / part).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(root / split / "images" / "a.png")
+        Image.frombytes("L", size, bytes(values)[: size[0] * size[1]]).convert(mode).save(root / split / "masks" / "a.png")
+    last = root / "test" / "masks" / "a.png"
+    if content is not None:
+        last.write_bytes(last.read_bytes()[:cut] + content)
+    try:
+        loaded = segmentation.load(str(root), 4)
+    except MISTAKES as error:
+        fine(error)
+    else:
+        for pairs in loaded.splits.values():
+            classes = set(np.unique(pairs.masks).tolist()) - {segmentation.IGNORED}
+            assert classes and classes <= set(range(loaded.classes)) and loaded.classes > 1
 
 
 @fuzz

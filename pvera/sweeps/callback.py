@@ -46,6 +46,8 @@ class Sweep(Callback):
         self.watcher: threading.Thread | None = None
         self.over = threading.Event()
         self.logs = ""
+        self.is_search = False
+        """The sweeper decides from the results so far which run is next, as Optuna's does."""
 
     def __reduce__(self) -> Any:
         return Sweep, ()
@@ -53,6 +55,9 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Composes and checks all runs, so that a wrong value in the last one stops the sweep before the first."""
         Sweep.latest = self
+        self.is_search = not is_grid(config.hydra.sweeper._target_)
+        if self.is_search:  # its runs are not known before they start
+            return
         try:
             for job in jobs(config):
                 self.runs += [(job, run) for run in checked(config, job)]
@@ -105,6 +110,8 @@ class Sweep(Callback):
         self._print([result for result in results if result.new])
 
     def _print(self, new: list[Result]) -> None:
+        if self.is_search and new:
+            print(*(result.line() for result in new), sep="\n", flush=True)
         if not self.runs or not new:
             return
         self.ended += len(new)
@@ -120,7 +127,8 @@ class Sweep(Callback):
                 self._print([result for result in results if result.new])
             except MISTAKES as error:
                 print(f"pvera: {explain(error)}", file=sys.stderr)
-        self.finish()
+        if not self.is_search:
+            self.finish()
 
     def finish(self) -> None:
         """Prints a summary and the runs without a row; exits with 1 if there are any."""
@@ -153,6 +161,11 @@ def _missing(run: Run) -> str:
     if now.kind == "done":
         return ""
     return f"claimed {now.details}" if now.kind == "claimed" else now.details or "left nothing behind, see above"
+
+
+def is_grid(sweeper: str) -> bool:
+    """Whether the sweeper of this class runs every combination of the values on the command line."""
+    return sweeper.endswith(".BasicSweeper")
 
 
 def is_lost_worker(error: BaseException) -> bool:

@@ -38,6 +38,15 @@ class Result:
         return f"{row.adapter} on {row.task}, seed {row.seed}: test {summary(row.test)} ({state}) {self.path}"
 
 
+class Results(list[Result]):
+    """The outcome of one job. As a number it is the validation loss of its only run: the objective of a sweeper that searches."""
+
+    def __float__(self) -> float:
+        if len(self) != 1 or not self[0].path.exists():
+            raise UserError(f"a sweeper that searches needs one finished run for each job, found {len(self)}: set one seed")
+        return store.read(self[0].path).val_loss
+
+
 def row_path(run: Run) -> Path:
     """The path of this run's row, whether it is there or not."""
     digest = digests.digest(run.settings())
