@@ -47,7 +47,7 @@ def with_plain_weights(model, new):
         for target in new.targets:
             linear, edit = block.get_submodule(PATHS[target]), edit_at(edited, target)
             start = WIDTH * "qkv".index(target) if target in "qkv" else 0
-            rows = slice(start, start + edit.B.shape[1])
+            rows = slice(start, start + len(delta(new, edit)))
             old = linear.weight.data[rows].clone()
             linear.weight.data[rows] = rescaled(new, edit, old) if new.name == "dora" else old + delta(new, edit)
     return plain
