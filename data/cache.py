@@ -22,7 +22,7 @@ import numpy as np
 
 from data import files, pixels
 from data.errors import DataError
-from data.examples import Examples
+from data.examples import Examples, spread
 from data.files import digest, sha256
 
 FORMAT = 2  # of the folder; part of the key, so that another format is another entry
@@ -96,12 +96,6 @@ class _Unfit(Exception):
 def root() -> Path:
     """The folder of all prepared images."""
     return files.cache_dir() / "prepared"
-
-
-def spread(count: int, limit: int | None) -> list[int]:
-    """At most `limit` of so many positions, evenly spread, ascending."""
-    wanted = min(count, limit or count)
-    return [index * count // wanted for index in range(wanted)]
 
 
 def load(key: Key, making: Making, *, rehash: bool = False) -> Prepared:

@@ -19,3 +19,9 @@ class Examples:
     """(N,) int64."""
     read: Callable[[int], Image.Image]
     """The image (mode RGB, native size) at a position. Raises DataError, naming the image. Can be pickled, for other processes."""
+
+
+def spread(count: int, limit: int | None) -> list[int]:
+    """At most `limit` of so many positions, evenly spread, ascending."""
+    wanted = min(count, limit or count)
+    return [index * count // wanted for index in range(wanted)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -121,8 +120,7 @@ class Run:
     def __post_init__(self) -> None:
         if self.precision not in ("fp32", "bf16", "auto"):
             raise UserError(f"precision must be one of fp32, bf16, auto, found {self.precision!r}")
-        if not re.fullmatch(precision.DEVICES, self.device):
-            raise UserError(f"device must be auto, cpu, cuda or cuda:N, found {self.device!r}")
+        precision.check_device(self.device, "device")
         self.results = str(local(self.results))
         if self.precision == "auto":
             self.precision = precision.auto(self.device)

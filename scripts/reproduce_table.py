@@ -45,8 +45,8 @@ def plan(overrides: list[str]) -> Plan:
     """Composes the sweep. Raises one of MISTAKES where that cannot be done."""
     if other := next((override for override in overrides if override.startswith("experiment=")), None):
         raise UserError(f"this is {EXPERIMENT}, found {other}: restrict it by adapter=, task= or seed=, or run python -m pvera {other}")
-    with composing(overrides):
-        config = jobs.load([EXPERIMENT, *overrides])
+    with composing([EXPERIMENT, *overrides]) as words:
+        config = jobs.load(words)
         # Data and weights do not depend on adapter and seed: one run for all that differ in nothing else.
         composed: dict[tuple[str, ...], list[Run]] = {}
         runs: dict[str, list[Run]] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from argparse import ArgumentParser, Namespace, RawTextHelpFormatter
 from pathlib import Path
 
@@ -51,8 +50,7 @@ def check(evaluator: Evaluator, options: Namespace) -> None:
     at_least(options, 1, "images", "samples")
     if not SEED.holds(getattr(options, "seed", 0)):
         raise UserError(f"--seed must be {SEED}, found {options.seed}")
-    if not re.fullmatch(precision.DEVICES, options.device):
-        raise UserError(f"--device must be auto, cpu, cuda or cuda:N, found {options.device!r}")
+    precision.check_device(options.device, "--device")
     evaluator.check(options)
 
 

@@ -41,7 +41,7 @@ class OODImages:
     root: str | None = None
     """The folder of that source's data."""
     limit: int | None = None
-    """Only the first so many images of the test split are prepared."""
+    """Only so many images of the test split, evenly spread, are prepared."""
 
     def __post_init__(self) -> None:
         if (self.task is None) == (self.folder is None):

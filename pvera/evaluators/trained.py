@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.examples import spread
 from data.files import local
 from data.source import Source
 from pvera.errors import UserError
@@ -123,9 +124,7 @@ def with_root(source: Source, root: str, option: str) -> Source:
 
 def thinned(count: int, wanted: int | None) -> tuple[list[int], str]:
     """Positions of at most `wanted` of so many images, evenly apart, and "300 of 5000 images, evenly apart" if these are not all."""
-    if wanted is None or wanted >= count:
-        return list(range(count)), ""
-    return [index * count // wanted for index in range(wanted)], f"{wanted} of {count} images, evenly apart"
+    return spread(count, wanted), f"{wanted} of {count} images, evenly apart" if wanted is not None and wanted < count else ""
 
 
 def as_tensor(array: np.ndarray) -> Tensor:

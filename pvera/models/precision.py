@@ -4,12 +4,16 @@ import functools
 import re
 from pathlib import Path
 
+from pvera.errors import UserError
+
 #: Instructions that multiply bf16 matrices, by their names in /proc/cpuinfo: x86, x86 with AMX, and Arm.
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
-#: The names of devices.
-DEVICES = r"auto|cpu|cuda(:\d{1,3})?"
+def check_device(name: str, option: str) -> None:
+    """Raises UserError unless the name is that of a device. `option` is the setting, for the message."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
+        raise UserError(f"{option} must be auto, cpu, cuda or cuda:N, found {name!r}")
 
 
 def auto(device: str) -> str:

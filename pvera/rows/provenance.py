@@ -58,11 +58,17 @@ def uncommitted_source(path: Path, root: Path = ROOT) -> str | None:
 
     A file outside the project counts as uncommitted. A file of the project does not if git cannot tell.
     """
-    with suppress(GitError):
-        if path.is_relative_to(root) and (not (root / ".git").exists() or _git(root, "ls-files", "--", str(path)) or not _commit(root)):
+    if path.is_relative_to(root):
+        if not (root / ".git").exists():
             return None
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    return None
+        try:
+            _commit(root)
+            is_tracked = bool(_git(root, "ls-files", "--", str(path)))
+        except GitError:
+            return None
+        if is_tracked:
+            return None
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 class GitError(Exception):

@@ -47,7 +47,7 @@ class Row:
     git_dirty: bool | None
     versions: dict[str, str]
     device: str
-    data: dict[str, Any]  # source, versions (of the data and of what decoded it), and the checksums of each split's membership and images
+    data: dict[str, Any]  # source, copies, versions (of the data and of what decoded it); fingerprint and pixels of each split
     finished: str
     events: list[str] = field(default_factory=list)  # what happened during training that may have touched the numbers, in words
 

@@ -22,7 +22,7 @@ from pvera.command import MISTAKES, explain
 from pvera.config import Run, to_runs
 from pvera.rows import failure
 from pvera.sweeps.execute import Result, execute, row_path
-from pvera.sweeps.jobs import checked, compose, jobs
+from pvera.sweeps.jobs import checked, compose
 from pvera.sweeps.states import state
 
 WATCH_S = 2  # seconds between two looks for new rows
@@ -59,8 +59,8 @@ class Sweep(Callback):
         if self.is_search:  # its runs are not known before they start
             return
         try:
-            for job in jobs(config):
-                self.runs += [(job, run) for run in checked(config, job)]
+            for job, runs in checked(config):
+                self.runs += [(job, run) for run in runs]
             self.failed_before = failure.seen([row_path(run) for _, run in self.runs])
             self.done_before = sum(row_path(run).exists() for _, run in self.runs)
         except MISTAKES as error:  # Hydra would turn an exception of a callback into a warning, but it lets an exit pass

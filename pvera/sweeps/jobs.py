@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -27,11 +29,18 @@ def compose(config: DictConfig, job: list[str]) -> list[Run]:
     return to_runs(GlobalHydra.instance().config_loader().load_sweep_config(config, job))
 
 
-def checked(config: DictConfig, job: list[str]) -> list[Run]:
-    """The same runs. Raises also if their data is missing."""
-    runs = compose(config, job)
-    runs[0].source.check(runs[0].task)
-    return runs
+def checked(config: DictConfig) -> Iterator[tuple[list[str], list[Run]]]:
+    """Every job with its runs. Raises as `compose` does, and if the data of a run is missing.
+
+    The data of a task is checked once, however many jobs use it: a check looks at every image file.
+    """
+    seen = set()
+    for job in jobs(config):
+        runs = compose(config, job)
+        if (key := repr((runs[0].source, runs[0].task))) not in seen:
+            runs[0].source.check(runs[0].task)
+            seen.add(key)
+        yield job, runs
 
 
 def load(words: list[str]) -> DictConfig:
@@ -43,4 +52,4 @@ def packs(words: list[str]) -> list[list[Run]]:
     """The runs of every job that these words ask for. Raises as `checked` does."""
     with composing(words) as expanded:
         config = load(expanded)
-        return [checked(config, job) for job in jobs(config)]
+        return [runs for _, runs in checked(config)]

@@ -53,7 +53,7 @@ def train_and_test(run: Run, adapter: Adapter, backbone: nn.Module, splits: dict
     tested = evaluate(model, data["test"])
     adapter_params, head_params = count(model)
     return {
-        "adapter_params": adapter_params, "head_params": head_params, "best_epoch": learner.best_epoch, "epochs": learner.epochs,
+        "adapter_params": adapter_params, "head_params": head_params, "best_epoch": learner.kept_epoch, "epochs": learner.epochs,
         "val_loss": learner.kept_loss, "val_miou": learner.kept_accuracy, **{f"test_{name}": value for name, value in tested.items()},
         "seconds": time.perf_counter() - start, "peak_memory": resources.peak_memory(device), "device": resources.describe(device),
     }  # fmt: skip

@@ -18,6 +18,7 @@ from PIL import Image
 
 from data import cache, contents, files, pixels
 from data.errors import DataError, UnreadableImages
+from data.examples import spread
 from data.source import forget, provenance
 from data.sources.folder import Folder
 from data.sources.offline import Offline
@@ -304,12 +305,17 @@ def test_a_cache_that_cannot_be_made_is_one_line(root, monkeypatch):
         cut(root).load(TASK, "test", 5)
 
 
+def use_two_processes(monkeypatch) -> None:
+    """Has even a few images prepared by two processes, in the smallest blocks."""
+    monkeypatch.setattr(pixels, "WORTH_A_PROCESS", 20)
+    monkeypatch.setattr(pixels, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+
+
 @pytest.mark.parametrize("together", [False, True])
 def test_a_broken_image_is_named_and_nothing_is_left(root, monkeypatch, together):
     if together:
-        monkeypatch.setattr(pixels, "WORTH_A_PROCESS", 20)
-        monkeypatch.setattr(pixels, "BLOCK_BYTES", 1)
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+        use_two_processes(monkeypatch)
     file = root / "cifar" / "images" / "test" / "000031.png"
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(DataError, match="000031.png is truncated or broken"):
@@ -401,9 +407,7 @@ def test_versions_of_a_row_are_those_of_all_its_splits():
 @pytest.mark.parametrize("together", [False, True])
 def test_all_broken_images_of_all_splits_are_in_one_report(root, monkeypatch, together):
     if together:
-        monkeypatch.setattr(pixels, "WORTH_A_PROCESS", 20)
-        monkeypatch.setattr(pixels, "BLOCK_BYTES", 1)
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+        use_two_processes(monkeypatch)
     for split, numbers in {"val200": [1], "test": [3, 31, 32, 40, 41, 59]}.items():
         for number in numbers:
             (root / "cifar" / "images" / split / f"{number:06d}.png").write_bytes(b"no image")
@@ -416,7 +420,7 @@ def test_all_broken_images_of_all_splits_are_in_one_report(root, monkeypatch, to
 
 
 def test_positions_are_spread_evenly():
-    assert cache.spread(10, None) == cache.spread(10, 10) == cache.spread(10, 11) == list(range(10))
-    assert cache.spread(10, 4) == [0, 2, 5, 7] and cache.spread(10, 1) == [0]
-    classes = np.arange(10).repeat(100)[cache.spread(1000, 20)]
+    assert spread(10, None) == spread(10, 10) == spread(10, 11) == list(range(10))
+    assert spread(10, 4) == [0, 2, 5, 7] and spread(10, 1) == [0]
+    classes = np.arange(10).repeat(100)[spread(1000, 20)]
     assert np.bincount(classes).tolist() == [2] * 10
