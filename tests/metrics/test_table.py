@@ -22,7 +22,7 @@ from tests.helpers.wandb_file import only, read
 from tests.helpers.wandb_file import summary as wandb_summary
 
 WORDS = ["adapter=linear_probe", "task=extra/digits", "backbone=test_vit", "image_size=32", "trainer=smoke", "trainer.epochs=1",
-         "source.test_limit=50", "protocol.retrain=false", "device=cpu", "logger=[wandb,tensorboard]"]  # fmt: skip
+         "source.test_limit=50", "protocol.retrain=false", "device=cpu", "logger=[wandb,tensorboard]", "logger.wandb.mode=offline"]  # fmt: skip
 TITLE = "top-2 accuracy (%)"
 
 
@@ -39,7 +39,6 @@ def folder(tmp_path_factory, hydra):
     folder = tmp_path_factory.mktemp("rows")
     [code] = examples("docs/extending.md", "A metric")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "offline")
         patch.setitem(METRICS, "top2", None)  # taken away again at the end
         exec("from __future__ import annotations\n" + code, dict(vars(metrics_table)))  # as if it stood in the file
         [done] = execute(to_runs(compose("config", overrides=[*WORDS, f"results={folder}"])))
