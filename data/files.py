@@ -23,12 +23,11 @@ def local(path: str | Path) -> Path:
         raise DataError(f"{path} is an address, not a folder of this machine: copy or mount it, and give the path")
     try:
         expanded = Path(path).expanduser()
+        expanded.lstat()  # not `exists`, which takes a zero byte for a missing file
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # a path all the same
     except RuntimeError as error:
         raise DataError(f"cannot expand {path}: {error}") from error
-    try:
-        expanded.exists()
-    except PermissionError:
-        pass  # a path all the same
     except (OSError, ValueError) as error:  # too long, a zero byte, half a character
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{str(path)[:100]!r} cannot be a path: {reason}") from error

@@ -12,7 +12,7 @@ from omegaconf import MISSING, BooleanNode, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ValidationError
 
 from adapters import methods
-from adapters.base import Adapter
+from adapters.base import Adapter, later
 from adapters.numbers import COUNT, NOT_NEGATIVE, POSITIVE, SEED, Number
 from data import sources, tasks
 from data.files import local
@@ -110,6 +110,8 @@ class Run:
     """Maximum number of grid points that share a pass of the frozen backbone; null: as many as memory allows."""
     compile: bool = without_effect(False)
     """Use torch.compile: faster, after half a minute to two of compilation for each adapter and size of pack."""
+    test: bool = later(True)
+    """Test the chosen grid point. A search by validation sets it to false: the test split is not read, and nothing is retrained."""
     limited: str | None = without_effect(None)
     """Why this run is limited, in words for the row and the table; fewer epochs than the default need no such words."""
     by_adapter: dict[str, Any] = field(default_factory=dict, metadata={"digest": False})
@@ -141,12 +143,17 @@ class Run:
 
     def splits(self) -> list[str]:
         """The splits that this run reads."""
-        return ["train800", "val200", "test"] + (["train1000"] if self.protocol.retrain else [])
+        return ["train800", "val200"] + ["test"] * self.test + ["train1000"] * self.retrains()
+
+    def retrains(self) -> bool:
+        """Whether the chosen grid point is trained again before the test."""
+        return self.test and self.protocol.retrain
 
     def shortened(self) -> list[str]:
         """The reasons in the settings for which this run is limited; the source reports a cut of the data."""
         short = self.trainer.epochs < Trainer.epochs
-        return [self.limited or f"at most {self.trainer.epochs} epochs"] if self.limited or short else []
+        reasons = [self.limited or f"at most {self.trainer.epochs} epochs"] if self.limited or short else []
+        return reasons + ["not tested"] * (not self.test)
 
     def settings(self) -> dict[str, Any]:
         """Every setting that changes the numbers, and nothing else: the run's digest is computed from these."""

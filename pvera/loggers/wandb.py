@@ -71,7 +71,8 @@ class Wandb(Logger):
     def _finish(self, row: dict[str, Any] | None) -> None:
         try:
             if row is not None:
-                self._run.log(_charts(self._path), step=max(self._last, self._run.step) + 1)
+                if row["test"]:
+                    self._run.log(_charts(self._path), step=max(self._last, self._run.step) + 1)
                 # Replaces val_loss and val_acc of the last epoch by those of the chosen one.
                 numbers = {key: value for key, value in row.items() if isinstance(value, int | float)}
                 metrics = {f"test_{name}": value for name, value in row["test"].items()}

@@ -35,7 +35,8 @@ class Result:
             return f"{self.path} is not done yet: {self.holder or 'its worker has just stopped'}"
         row = store.read(self.path)
         state = f"{row.seconds:.0f} s" if self.new else "done before"
-        return f"{row.adapter} on {row.task}, seed {row.seed}: test {summary(row.test)} ({state}) {self.path}"
+        outcome = f"test {summary(row.test)}" if row.test else f"not tested, validation accuracy {100 * row.val_acc:.1f} %"
+        return f"{row.adapter} on {row.task}, seed {row.seed}: {outcome} ({state}) {self.path}"
 
 
 class Results(list[Result]):

@@ -46,6 +46,8 @@ class Part:
 
 def test_images(run: Run) -> int:
     """The size of the test split that the run uses; that of the table of tasks if the data is not there."""
+    if not run.test:
+        return 0
     with suppress(*MISTAKES):
         return run.source.size(run.task, "test", run.source.count(run.task, "test"))[0]
     return min(run.task.n_test, run.source.test_limit or run.task.n_test)

@@ -39,7 +39,7 @@ class Costs:
     def seconds(self, runs: list[Run], epochs: float, best: float, n_test: int) -> float:
         """Seconds of runs in one pack, if each grid point trains for `epochs`, and the chosen one again for `best` under `retrain`."""
         run, points = runs[0], sum(len(run.adapter.points()) for run in runs)
-        again = 1000 if run.protocol.retrain else 0
+        again = 1000 if run.retrains() else 0
         images = self.frozen * (800 + 200 + again + n_test)
         training = self.train * (points * 800 * epochs + len(runs) * again * best)
         return self.setup + images + training + self.evaluate * (points * 200 * (epochs + 1) + len(runs) * n_test)

@@ -109,12 +109,16 @@ class RunInTraining:
             name = f"{label(self.points[point])}: " if len(self.points) > 1 else ""
             tqdm.write(f"pvera: warning: epoch {values['epoch']:.0f}: {name}{warning}", file=sys.stderr)
 
-    def finish(self, probabilities: Tensor, labels: Tensor, **others: Any) -> None:
-        """Writes test probabilities (N, C), checkpoint and row. `others` are fields of the row that training alone does not know."""
-        store.save_probabilities(self.path, probabilities.numpy(), labels.numpy())
+    def finish(self, tested: tuple[Tensor, Tensor] | None, **others: Any) -> None:
+        """Writes checkpoint, row and, of a run that was tested, the test probabilities (N, C) of its labels (N,).
+
+        `others` are fields of the row that training alone does not know.
+        """
+        if tested:
+            store.save_probabilities(self.path, tested[0].numpy(), tested[1].numpy())
         saved = {"run": self.run.to_dict(), "chosen": self.points[self.chosen], "weights_sha256": self.run.backbone.weights_sha256()}
         checkpoint.save(self.path.with_suffix(".safetensors"), self.weights(), saved)
-        row = self.row(n_test=len(labels), test=evaluate(probabilities, labels), **others)
+        row = self.row(n_test=len(tested[1]) if tested else 0, test=evaluate(*tested) if tested else {}, **others)
         store.write(self.path, row)  # before any logger hears of it: a logger that fails cannot lose the row
         failure.place(self.path).unlink(missing_ok=True)
         self.done = True

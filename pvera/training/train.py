@@ -49,17 +49,17 @@ def train_and_test(pack: list[tuple[Run, Path]]) -> None:
             fit(groups, data["train800"], data["val200"], packing=packing, title=title, keep=keep,
                 report=lambda learner, values: owner[learner].report(learner, values))  # fmt: skip
             good = [member for member in runs if not member.failed()]
-            if run.protocol.retrain and good:
+            if run.retrains() and good:
                 if all(member.final is None for member in good):
                     packing.size = run.pack  # other learners need other memory
                 finals = [[member.final or member.begin_final()] for member in good]
                 fit(finals, data["train1000"], packing=packing, title=f"{title}, on train1000", keep=keep)
             shared = {
-                "device": device, "n_train": len(data["train1000" if run.protocol.retrain else "train800"]), "n_val": len(data["val200"]),
+                "device": device, "n_train": len(data["train1000" if run.retrains() else "train800"]), "n_val": len(data["val200"]),
                 "limited_reasons": run.shortened() + [split.limited for split in splits.values() if split.limited],
                 "data": {"source": run.source.name, "copies": run.source.copies(run.task)} | data_provenance(splits),
             }  # fmt: skip
-            _test(runs, data["test"], shared)
+            _finish(runs, data.get("test"), shared)
     except Exception as error:
         reason = str(error) if isinstance(error, MISTAKES) else f"{type(error).__name__}: {error}"
         for member in runs:
@@ -77,15 +77,22 @@ def train_and_test(pack: list[tuple[Run, Path]]) -> None:
         raise UserError("; ".join(dict.fromkeys(str(learner.failure) for _, learner in failed)))
 
 
-def _test(runs: list[RunInTraining], test: Data, shared: dict) -> None:
-    """Tests the runs that did not fail in one pass over the test split. `shared` are the fields that their rows have in common."""
+def _finish(runs: list[RunInTraining], test: Data | None, shared: dict) -> None:
+    """Writes the rows of the runs that did not fail, after one pass over the test split for all of them, if they are tested.
+
+    `shared` are the fields that their rows have in common.
+    """
     good = [run for run in runs if not run.failed()]
     if not good:
         return
     spent, before = [run.spent(runs) for run in good], time.perf_counter()
     for run in good:
         checkpoint.load(run.model, run.weights(), "the trained model")
+    if test is None:
+        for run, seconds in zip(good, spent, strict=True):
+            run.finish(None, seconds=seconds, **shared)
+        return
     logits = logits_of_all([run.model for run in good], test.images)
     testing = (time.perf_counter() - before) / len(good)
     for run, own, seconds in zip(good, logits, spent, strict=True):
-        run.finish(probabilities(own), test.labels, seconds=seconds + testing, **shared)
+        run.finish((probabilities(own), test.labels), seconds=seconds + testing, **shared)

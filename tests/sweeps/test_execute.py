@@ -67,6 +67,21 @@ def test_the_row_has_everything_and_its_figures_are_those_of_the_files(done):
     assert again == {name: pytest.approx(row.test[name], abs=1e-7) for name in again}
 
 
+def test_a_run_that_is_not_tested_reads_no_test_image_and_leaves_what_validation_says(tmp_path, monkeypatch):
+    run = make("adapter=ia3", "test=false", f"results={tmp_path}")
+    assert digests.digest(run.settings()) != digests.digest(make("adapter=ia3", f"results={tmp_path}").settings())
+    loaded = []
+    monkeypatch.setattr(type(run.source), "load_all", lambda self, task, splits, size, load=type(run.source).load_all: (
+        loaded.extend(splits) or load(self, task, splits, size)))  # fmt: skip
+    [result] = execute([run])
+    row = store.read(result.path)
+    assert loaded == ["train800", "val200"]
+    assert (row.test, row.n_test, row.n_train, row.limited_reasons) == ({}, 0, 800, ["at most 1 epochs", "not tested"])
+    assert "not tested, validation accuracy" in result.line()
+    assert files(result.path.parent) == [f"{result.path.stem}.json", f"{result.path.stem}.safetensors"]
+    assert table.main([str(tmp_path), "--allow-limited", "--allow-dirty", "--metric", "val_acc"]) == 0
+
+
 def test_a_finished_run_is_skipped(done):
     run, first = done
     before = first.path.stat().st_mtime_ns
