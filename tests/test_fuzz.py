@@ -37,7 +37,8 @@ from tests.helpers.rows import run
 
 MANY = int(os.environ.get("PVERA_FUZZ", 30))
 fuzz = settings(
-    max_examples=MANY, derandomize="PVERA_FUZZ" not in os.environ, deadline=None, database=None, suppress_health_check=list(HealthCheck), phases=(Phase.explicit, Phase.generate)
+    max_examples=MANY, derandomize="PVERA_FUZZ" not in os.environ, deadline=None, database=None,
+    suppress_health_check=list(HealthCheck), phases=(Phase.explicit, Phase.generate),
 )  # fmt: skip
 slower = settings(fuzz, max_examples=max(15, MANY // 10))
 ROW = json.loads(store.to_text(vars(run())))

@@ -70,9 +70,10 @@ def test_the_row_has_everything_and_its_figures_are_those_of_the_files(done):
 def test_a_run_that_is_not_tested_reads_no_test_image_and_leaves_what_validation_says(tmp_path, monkeypatch):
     run = make("adapter=ia3", "test=false", f"results={tmp_path}")
     assert digests.digest(run.settings()) != digests.digest(make("adapter=ia3", f"results={tmp_path}").settings())
-    loaded = []
-    monkeypatch.setattr(type(run.source), "load_all", lambda self, task, splits, size, load=type(run.source).load_all: (
-        loaded.extend(splits) or load(self, task, splits, size)))  # fmt: skip
+    loaded, load_all = [], type(run.source).load_all
+    monkeypatch.setattr(
+        type(run.source), "load_all", lambda self, task, splits, size: loaded.extend(splits) or load_all(self, task, splits, size)
+    )
     [result] = execute([run])
     row = store.read(result.path)
     assert loaded == ["train800", "val200"]
