@@ -33,18 +33,23 @@ def later(default: Any, **marks: bool) -> Any:
 
 @dataclass(frozen=True)
 class Site:
-    """One place in one transformer block that an adapter edits.
+    """One place that an adapter edits, in a transformer block or (block None) outside of the blocks.
 
     `d_in` and `d_out` are the widths of its input and output. `weight` (d_out, d_in) and `bias` (d_out,) are the frozen rows of the
     Linear that computes this target; they are None if the target is not a Linear.
     """
 
-    block: int
+    block: int | None
     target: str
     d_in: int
     d_out: int
     weight: Tensor | None = None
     bias: Tensor | None = None
+
+    @property
+    def name(self) -> str:
+        """Such as 3.q, or stem."""
+        return self.target if self.block is None else f"{self.block}.{self.target}"
 
 
 @dataclass
