@@ -81,7 +81,9 @@ def _has(owner: nn.Module, path: str) -> bool:
 
 
 def missing(target: str) -> str:
-    """The modules that a block needs for a target, in words."""
+    """What a block needs for a target, in words."""
+    if target == "norm2+mlp":
+        return f"{NORM} in front of mlp"
     return " or ".join(" and ".join(place.path for place in alternative) for alternative in (SITES | PARTS)[target])
 
 
