@@ -156,6 +156,17 @@ FAMILIES = (
 )
 
 
+_FIXED_SIZE = {"dynamic_img_size": False}
+#: timm's modules whose models are of a family and classify, and the arguments that keep such a model at one image size.
+MODULES: dict[str, dict[str, Any]] = {
+    "timm.models.vision_transformer": _FIXED_SIZE,
+    "timm.models.vision_transformer_hybrid": _FIXED_SIZE,
+    "timm.models.deit": _FIXED_SIZE,
+    "timm.models.eva": _FIXED_SIZE,
+    "timm.models.beit": {},
+}
+
+
 def family(model: nn.Module) -> Family | None:
     """The family of a model, by its class or one that it is derived from; None if it has none."""
     names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(model).__mro__}

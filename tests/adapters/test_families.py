@@ -145,6 +145,16 @@ def test_the_class_token_alone_goes_through_the_last_block_of_some(family, image
     torch.testing.assert_close(logits(mine, images), logits(whole, images), rtol=1e-4, atol=1e-5)
 
 
+def test_a_frozen_rotary_embedding_is_not_moved_at_random_in_training():
+    name, settings = settings_of("DINOv3 S, B, L")
+    model = timm.create_model(name, num_classes=0, rope_rescale_coords=2.0, **settings)
+    known = families.family(model)
+    still = known.arguments(model.eval())[0]["rope"]
+    model.train()
+    assert not torch.equal(model.rope.get_embed(), still)
+    assert torch.equal(known.arguments(model)[0]["rope"], still)
+
+
 # every site
 
 
