@@ -36,7 +36,7 @@ class Site:
     """One place that an adapter edits, in a transformer block or (block None) outside of the blocks.
 
     `d_in` and `d_out` are the widths of its input and output. `weight` (d_out, d_in) and `bias` (d_out,) are the frozen rows of the
-    Linear that computes this target; they are None if the target is not a Linear.
+    Linear that computes this target; they are None if the target is not a Linear, but for the bias of a norm and of the stem.
     """
 
     block: int | None
@@ -45,6 +45,12 @@ class Site:
     d_out: int
     weight: Tensor | None = None
     bias: Tensor | None = None
+    module: nn.Module | None = None
+    """The frozen module at the site."""
+    prefix_tokens: int = 0
+    """Tokens in front of those of the patches, such as the class token and registers."""
+    patch_size: int = 0
+    """Pixels of a patch's side."""
 
     @property
     def name(self) -> str:
@@ -81,6 +87,10 @@ class Adapter:
     mergeable = True
     #: Whether the edits draw a random latent, which `adapters.inject.sampling` controls.
     stochastic = False
+    #: Whether an edit works on each token by itself. If it does not, the last block keeps all tokens.
+    tokenwise = True
+    #: Whether the edited model computes at its start exactly what the frozen one does.
+    starts_as_identity = True
 
     def __post_init__(self) -> None:
         own = type(self).__dataclass_fields__["name"].default
@@ -130,7 +140,12 @@ class Adapter:
         return [(point, replace(self, **point, grid=[])) for point in self.active_grid()] or [({}, self)]
 
     def sites(self) -> tuple[str, ...]:
-        """Targets in every block: q k v proj fc1 fc2 (Linears), act, attn, mlp, or norm2+mlp (the MLP together with its norm)."""
+        """Targets in every block, and outside of the blocks (`layers` leaves those out). They are the keys of `adapters.families.SITES`.
+
+        Linears: q k v proj fc1 fc2, and qkv, which is q k v in one. Other modules: act, attn, mlp, norm2+mlp (the MLP together with its
+        norm), norm1, norm2. The block: tokens is what enters it (x and y are the same), block what leaves it. Outside of the blocks:
+        stem (the embedding of the patches) and norm (the last one).
+        """
         raise NotImplementedError
 
     def init_shared(self, sites: list[Site], seed: int) -> Any:
@@ -148,8 +163,8 @@ class Adapter:
         """The edited output (..., d_out), given the frozen module's input x (..., d_in) and output y (..., d_out).
 
         `params` (an `adapters.inject.Edit`) holds the result of `init_params` as attributes, and the attributes `training`, `sampling`
-        and `noise` (the model's own random generator). An edit must work on each token by itself: in the last block the sites after
-        the attention receive the class token alone, since no later layer reads the other tokens.
+        `noise` (the model's own random generator) and `target`. An edit works on each token by itself, unless `tokenwise` is False: in
+        the last block the sites after the attention receive the class token alone, since no later layer reads the other tokens.
         """
         raise NotImplementedError
 
@@ -170,21 +185,30 @@ class Adapter:
 
 
 @dataclass
-class LowRank(Adapter):
-    """Base class of the methods that add `delta(x)` to the output of chosen Linear layers."""
+class OnLinears(Adapter):
+    """Base class of the methods that edit chosen Linear layers."""
 
-    rank: int | None = searched(None)
     targets: list[str] = field(default_factory=lambda: ["q", "v"])
     """Any of q, k, v, proj, fc1, fc2."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_positive("rank", whole=True)
         distinct = 0 < len(self.targets) == len(set(self.targets) & set(LINEAR_TARGETS))
         self.require("targets", distinct, f"distinct and among {', '.join(LINEAR_TARGETS)}")
 
     def sites(self) -> tuple[str, ...]:
         return tuple(self.targets)
+
+
+@dataclass
+class LowRank(OnLinears):
+    """Base class of the methods that add `delta(x)` to the output of chosen Linear layers."""
+
+    rank: int | None = searched(None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_positive("rank", whole=True)
 
     @property
     def r(self) -> int:

@@ -34,6 +34,10 @@ SITES: dict[str, tuple[tuple[Place, ...], ...]] = {
     "q": _linear("q", 0),
     "k": _linear("k", 1),
     "v": _linear("v", 2),
+    "qkv": ((Place("attn.qkv"),), (Place("attn.q_proj"), Place("attn.k_proj"), Place("attn.v_proj"))),  # all three
+    "q_proj": ((Place("attn.q_proj"),),),
+    "k_proj": ((Place("attn.k_proj"),),),
+    "v_proj": ((Place("attn.v_proj"),),),
     "proj": ((Place("attn.proj"),),),
     "fc1": ((Place("mlp.fc1"),), (Place("mlp.fc1_g"), Place("mlp.fc1_x"))),  # SwiGLU has a Linear for the gate, and one for what it gates
     "fc1_g": ((Place("mlp.fc1_g"),),),
@@ -45,17 +49,24 @@ SITES: dict[str, tuple[tuple[Place, ...], ...]] = {
     "norm2+mlp": ((Place("mlp"),),),
     "norm1": ((Place("norm1"),),),
     "norm2": ((Place("norm2"),),),
+    "tokens": ((Place(""),),),
     "block": ((Place(""),),),
 }
 #: The same for the targets outside of the blocks: the embedding of the patches, and the norm behind the blocks or behind the pooling.
 PARTS: dict[str, tuple[tuple[Place, ...], ...]] = {"stem": ((Place("patch_embed"),),), "norm": ((Place("norm"),), (Place("fc_norm"),))}
 
 #: The targets that are Linear layers.
-LINEARS = ("q", "k", "v", "proj", "fc1", "fc1_g", "fc1_x", "fc2")
+LINEARS = ("q", "k", "v", "qkv", "q_proj", "k_proj", "v_proj", "proj", "fc1", "fc1_g", "fc1_x", "fc2")
+#: The targets whose output has a bias that is added last: the norms, and the stem's convolution.
+BIASED = ("norm1", "norm2", "norm", "stem")
 #: The norm in front of the MLP, of the target `norm2+mlp`; and the Linear that reads the target `act`, beside it in the MLP.
 NORM, READER = "norm2", "fc2"
+#: The targets whose output Linears read, and these: a matrix on it can be merged into them.
+READERS = {"norm1": "qkv", "norm2": "fc1", "act": "fc2"}
 #: Blocks whose norms stand behind attention and MLP, so that no norm is in front of the MLP.
 _POST_NORM = ("ResPostBlock", "EvaBlockPostNorm")
+#: The module of timm whose blocks take any number of tokens. Attention of other blocks embeds the position of each token.
+_NO_POSITIONS = "timm.models.vision_transformer"
 
 
 def places(owner: nn.Module, target: str) -> dict[str, Place]:
@@ -65,10 +76,20 @@ def places(owner: nn.Module, target: str) -> dict[str, Place]:
     """
     if target == "norm2+mlp" and type(owner).__name__ in _POST_NORM:
         return {}
+    if target == "tokens" and type(owner).__module__ != _NO_POSITIONS:
+        return {}
     for alternative in (SITES | PARTS)[target]:
         if all(_has(owner, place.path) for place in alternative):
             return {target if len(alternative) == 1 else place.path.rpartition(".")[2]: place for place in alternative}
     return {}
+
+
+def readers(block: nn.Module, target: str) -> dict[str, Place]:
+    """The Linears that read the output of a target (`READERS`), and are all that does; empty if there is anything else."""
+    gated = target == "norm1" and getattr(getattr(block, "attn", None), "gate", None) is not None
+    if gated or target not in READERS or (target != "act" and type(block).__name__ in _POST_NORM):
+        return {}
+    return places(block, READERS[target])
 
 
 def _has(owner: nn.Module, path: str) -> bool:
@@ -84,6 +105,8 @@ def missing(target: str) -> str:
     """What a block needs for a target, in words."""
     if target == "norm2+mlp":
         return f"{NORM} in front of mlp"
+    if target == "tokens":
+        return "attention without position embeddings of its own"
     return " or ".join(" and ".join(place.path for place in alternative) for alternative in (SITES | PARTS)[target])
 
 
@@ -142,6 +165,22 @@ def _sam_stem(model: Any, images: Tensor) -> Tensor:
     if model.pos_embed is not None:
         x = x + resample_abs_pos_embed_nhwc(model.pos_embed, x.shape[1:3])
     return model.norm_pre(x)
+
+
+def bias(module: Any, target: str) -> Tensor | None:
+    """The bias (width,) that a norm, or the stem's convolution, adds to its output last; None if there is none."""
+    from torch import nn
+
+    if target == "stem":
+        module = getattr(module, "proj", None) if isinstance(getattr(module, "norm", None), nn.Identity) else None
+        return module.bias if isinstance(module, nn.Conv2d) else None
+    return getattr(module, "bias", None) if target in BIASED else None
+
+
+def patch_size(model: Any) -> int:
+    """Pixels of a patch's side."""
+    size = model.patch_embed.patch_size
+    return size if isinstance(size, int) else size[0]
 
 
 def _no_arguments(model: Any) -> list[dict[str, Any]]:

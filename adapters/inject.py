@@ -43,6 +43,13 @@ class Edit(nn.Module):
                 continue
             setattr(self, name, value)
 
+    def drop(self, x: Tensor, rate: float) -> Tensor:
+        """x after dropout in training mode, by the model's own noise; else x."""
+        if not (self.training and rate):
+            return x
+        keep = torch.empty(x.shape, device=x.device).bernoulli_(1 - rate, generator=self.noise)
+        return x * (keep / (1 - rate)).to(x.dtype)
+
     @property
     def sampling(self) -> bool:
         """Whether the latent is random: in training mode, unless the context manager `sampling` decides otherwise."""
@@ -89,6 +96,13 @@ class Adapted(nn.Module):
         return self.edit(x, self.base(x, **kwargs))
 
 
+class Entered(Adapted):
+    """Replaces a block; the edit changes the tokens that enter it."""
+
+    def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
+        return self.base(self.edit(x, x), **kwargs)
+
+
 def inject(backbone: nn.Module, adapter: Adapter, seed: int = 0) -> nn.Module:
     """Returns a copy of the frozen backbone with the adapter's edits. The copy shares the backbone's weights; only the edits train.
 
@@ -98,7 +112,7 @@ def inject(backbone: nn.Module, adapter: Adapter, seed: int = 0) -> nn.Module:
     weights = {id(t): t for t in (*backbone.parameters(), *backbone.buffers())}
     model: Any = copy.deepcopy(backbone, weights).requires_grad_(False)
     noise = torch.Generator(next(backbone.parameters()).device).manual_seed(seed)
-    if families.family(model) and set(adapter.sites()) & set("qkv"):
+    if families.family(model) and set(adapter.sites()) & {"q", "k", "v", "qkv", "norm1"}:
         for block in model.blocks:
             families.join_biases(block)
     with torch.random.fork_rng(devices=[]):
@@ -139,17 +153,19 @@ def _sites(model: Any, owner: nn.Module, index: int | None, target: str, adapter
 
 def _site(model: Any, owner: nn.Module, index: int | None, target: str, place: Place, adapter: str) -> Site:
     module: Any = owner.get_submodule(place.path)
+    common: Any = {"module": module, "prefix_tokens": getattr(model, "num_prefix_tokens", 0), "patch_size": families.patch_size(model)}
     if target == "act":
         mlp: Any = owner.get_submodule(place.path.rpartition(".")[0])
         width = getattr(mlp, families.READER).in_features
-        return Site(index, target, width, width)
+        return Site(index, target, width, width, **common)
     if target not in families.LINEARS:
-        return Site(index, target, model.embed_dim, model.embed_dim)
+        bias = families.bias(module, target)
+        return Site(index, target, model.embed_dim, model.embed_dim, bias=None if bias is None else bias.detach(), **common)
     if not isinstance(module, nn.Linear):
         raise AdapterError(f"{adapter} edits {target} and needs a Linear at {place.path}; block {index} has a {type(module).__name__}")
     # Detached tensors, not Parameters, which an edit would train.
     weight, bias = (None if p is None else p.detach().chunk(place.of)[place.stack] for p in (module.weight, module.bias))
-    return Site(index, target, module.in_features, len(weight), weight, bias)
+    return Site(index, target, module.in_features, len(weight), weight, bias, **common)
 
 
 def _place(model: Any, index: int | None, edits: dict[str, Edit]) -> None:
@@ -169,7 +185,7 @@ def _place(model: Any, index: int | None, edits: dict[str, Edit]) -> None:
         if path:
             owner.set_submodule(path, Adapted(base, edit))
         else:
-            model.blocks[index] = Adapted(base, edit)
+            model.blocks[index] = (Entered if target == "tokens" else Adapted)(model.blocks[index], edit)
 
 
 def edits(model: nn.Module) -> Iterator[Edit]:
@@ -179,7 +195,9 @@ def edits(model: nn.Module) -> Iterator[Edit]:
 
 def edit_at(block: nn.Module, target: str) -> Edit:
     """The edit of a target in one adapted block."""
-    if isinstance(block, Adapted) and target != "block":
+    while isinstance(block, Adapted):
+        if cast(Edit, block.edit).target == target:
+            return cast(Edit, block.edit)
         block = cast(nn.Module, block.base)
     adapted: Any = block.get_submodule(families.places(block, target)[target].path)
     return cast(Edit, adapted.edit.edits[target] if isinstance(adapted.edit, FusedQKV) else adapted.edit)

@@ -2,7 +2,12 @@
 
 The merged weights are measured on the forward pass f itself: f(0) is the bias and f(I) - f(0) the transposed weight, in float64, which
 autocast does not touch. So no method needs a merging formula of its own.
+
+Other modules can hold some edits too. A scale and shift of each channel goes into a norm or into the stem's convolution, and any affine
+map of the output of a norm or of an activation goes into the Linears that read it.
 """
+
+import copy
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,17 +24,14 @@ from adapters.inject import Adapted, Edit, edits, sampling
 
 @contextmanager
 def merged(model: nn.Module) -> Iterator[nn.Module]:
-    """Context manager that replaces every adapted Linear by a plain one with the same outputs in evaluation (PVeRA: its mean).
+    """Context manager that replaces every adapted module by a plain one with the same outputs in evaluation (PVeRA: its mean).
 
     The base weights are never changed, so the model is restored to the bit. Raises TypeError for a method that is not affine in x, or
-    that edits a module which is no Linear (but for what an MLP's last Linear reads).
+    that edits a module which neither holds the edit nor has Linears behind it that do.
     """
     for edit in edits(model):
         if not edit.adapter.mergeable:
             raise TypeError(f"{edit.adapter.name} is not linear in its input, so no plain weights can hold it: it cannot be merged")
-    for adapted in (module for module in model.modules() if isinstance(module, Adapted)):
-        if isinstance(adapted.edit, Edit) and not isinstance(adapted.base, nn.Linear) and adapted.edit.target != "act":
-            raise TypeError(f"{adapted.edit.adapter.name} edits {adapted.edit.target}, which no plain weights hold: it cannot be merged")
     was_training = model.training
     model.eval()
     swapped: list[tuple[nn.Module, str, nn.Module]] = []
@@ -41,15 +43,27 @@ def merged(model: nn.Module) -> Iterator[nn.Module]:
     try:
         with torch.no_grad(), sampling(model, "mean"):
             children: list[tuple[Any, str, nn.Module]] = [(m, *child) for m in model.modules() for child in m.named_children()]
-            for owner, name, adapted in children:
-                if not isinstance(adapted, Adapted):
+            others = []
+            for owner, name, child in children:
+                if isinstance(child, Adapted):
+                    if isinstance(child.base, nn.Linear):
+                        swap(owner, name, _plain(_double(child), child.base))
+                    else:
+                        others.append((owner, name, child))
+            blocks = list(getattr(getattr(model, "backbone", model), "blocks", ()))
+            for owner, name, adapted in others:  # after the Linears, which may read them
+                edit: Any = adapted.edit
+                if plain := _holding(adapted):
+                    swap(owner, name, plain)
                     continue
-                if isinstance(adapted.base, nn.Linear):
-                    swap(owner, name, _plain(_double(adapted), adapted.base))
-                else:  # a gain on what the MLP's last Linear reads is folded into its columns
-                    linear = getattr(owner, families.READER)
-                    swap(owner, families.READER, _plain(partial(_apply_gain, _double(adapted.edit), _double(linear)), linear))
-                    swap(owner, name, adapted.base)
+                block = next((block for block in blocks if any(module is owner for module in block.modules())), None)
+                if block is None or not (readers := families.readers(block, edit.target)):
+                    raise TypeError(f"{edit.adapter.name} edits {edit.target}, which no plain weights hold here: it cannot be merged")
+                for place in readers.values():
+                    path, _, leaf = place.path.rpartition(".")
+                    reader: Any = block.get_submodule(place.path)
+                    swap(block.get_submodule(path), leaf, _plain(partial(_behind, _double(edit), _double(reader)), reader))
+                swap(owner, name, adapted.base)
         yield model
     finally:
         for owner, name, module in reversed(swapped):
@@ -57,8 +71,44 @@ def merged(model: nn.Module) -> Iterator[nn.Module]:
         model.train(was_training)
 
 
-def _apply_gain(gain: Callable[..., Tensor], linear: Callable[..., Tensor], y: Tensor) -> Tensor:
-    return linear(gain(y, y))
+def _behind(edit: Callable[..., Tensor], linear: Callable[..., Tensor], y: Tensor) -> Tensor:
+    return linear(edit(y, y))
+
+
+def _holding(adapted: Adapted) -> Any:
+    """A copy of an adapted norm, or stem with a convolution, whose weight and bias hold the edit; None if none can.
+
+    They can if the edit scales and shifts each channel. Two inputs tell the scale and the shift, a random one whether that is all.
+    """
+    edit: Any = adapted.edit
+    base: Any = copy.deepcopy(adapted.base)
+    layer = {"stem": getattr(base, "proj", None)}.get(edit.target, base) if edit.target in families.BIASED else None
+    weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
+    if weight is None or (edit.target == "stem" and families.bias(base, "stem") is None):
+        return None
+    probe = torch.rand(3, len(weight), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(weight.device)
+    signs = torch.ones_like(probe[:1])
+    signs[:, 1::2] = -1  # a norm changes at most their size, and the output for -x has the opposite sign
+    if edit.target == "stem":
+        old_weight, old_bias = weight.double(), bias.double()
+        change = _double(edit)
+        shift = (change(signs, signs) + change(-signs, -signs))[0] / 2
+        scale = (change(signs, signs) - change(-signs, -signs))[0] / (2 * signs[0])
+        new_weight, new_bias = old_weight * scale.view(-1, *(1,) * (weight.ndim - 1)), old_bias * scale + shift
+        found, expected = probe * scale + shift, change(probe, probe)
+    else:
+        whole = _double(adapted)
+        ones = {name: torch.full_like(signs[0], value) for name, value in (("weight", 1.0), ("bias", 0.0)) if hasattr(layer, name)}
+        normalised = functional_call(layer, {name: ones[name] for name, _ in layer.named_parameters()}, (signs,))[0]
+        new_weight, new_bias = (whole(signs) - whole(-signs))[0] / (2 * normalised), (whole(signs) + whole(-signs))[0] / 2
+        new = {"weight": new_weight} | ({} if bias is None else {"bias": new_bias})
+        found, expected = functional_call(layer, new, (probe,)), whole(probe)
+    if not torch.allclose(found, expected, rtol=1e-6, atol=1e-6):
+        return None
+    weight.copy_(new_weight)
+    if bias is not None:
+        bias.copy_(new_bias)
+    return base.requires_grad_(False).eval()
 
 
 def _double(module: nn.Module) -> Callable[..., Tensor]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from adapters.base import Site, Tensor
+from adapters.base import Site, Tensor, later
 from adapters.zoo.bottleneck import Bottleneck
 
 
@@ -12,6 +12,8 @@ class AdaptFormer(Bottleneck):
     """MLP(LN x) + scale up(relu(down x)), with x before the norm and a learned scalar scale that starts at 1, inside LayerScale."""
 
     name: str = "adaptformer"
+    scale: float | None = later(None, searchable=True)
+    """A fixed factor, as published (0.1); None trains it."""
 
     def sites(self) -> tuple[str, ...]:
         return ("norm2+mlp",)
@@ -19,7 +21,8 @@ class AdaptFormer(Bottleneck):
     def init_params(self, site: Site, shared: Any) -> dict[str, Any]:
         import torch
 
-        return super().init_params(site, shared) | {"scale": torch.nn.Parameter(torch.ones(()))}
+        scale = {} if self.scale is not None else {"scale": torch.nn.Parameter(torch.ones(()))}
+        return super().init_params(site, shared) | scale
 
     def edit(self, params: Any, x: Tensor, y: Tensor) -> Tensor:
-        return y + params.scale * params.up(params.down(x).relu())
+        return y + (params.scale if self.scale is None else self.scale) * self.update(params, x)

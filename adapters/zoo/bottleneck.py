@@ -3,18 +3,23 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapters.base import Adapter, Site, Tensor, searched
+from adapters.base import Adapter, Site, Tensor, later, searched
 from adapters.errors import AdapterError
+from adapters.numbers import RATE
 
 
 @dataclass
 class Bottleneck(Adapter):
-    """y + up(relu(down(y))) on the outputs of attention and MLP, before LayerScale. The hidden width is d_in // reduction."""
+    """y + scale up(relu(down(y))) on the outputs of attention and MLP, before LayerScale. The hidden width is d_in // reduction."""
 
     name: str = "bottleneck"
     reduction: int | None = searched(None)
     zero_up: bool = True
     """Start as the identity; the released code does not."""
+    scale: float | None = later(None, searchable=True)
+    """A fixed factor of the adapter's output; None is 1."""
+    dropout: float = later(0.0)
+    """Dropout rate of the hidden activation."""
     grid: list[dict[str, Any]] = field(default_factory=lambda: [{"reduction": reduction} for reduction in (4, 8, 16)])
 
     mergeable = False
@@ -22,6 +27,13 @@ class Bottleneck(Adapter):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_positive("reduction", whole=True)
+        if self.scale is not None:
+            self.check_positive("scale")
+        self.check_number("dropout", RATE)
+
+    @property
+    def starts_as_identity(self) -> bool:  # type: ignore[override]
+        return self.zero_up
 
     def sites(self) -> tuple[str, ...]:
         return ("attn", "mlp")
@@ -40,4 +52,9 @@ class Bottleneck(Adapter):
         return {"down": down, "up": up}
 
     def edit(self, params: Any, x: Tensor, y: Tensor) -> Tensor:
-        return y + params.up(params.down(y).relu())
+        update = self.update(params, y)
+        return y + (update if self.scale is None else self.scale * update)
+
+    def update(self, params: Any, x: Tensor) -> Tensor:
+        """up(relu(down x)) (..., d_out) of x (..., d_in), with dropout of the hidden activation in training mode."""
+        return params.up(params.drop(params.down(x).relu(), self.dropout))

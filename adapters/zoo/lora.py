@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapters.base import LowRank, Site, Tensor
+from adapters.base import LowRank, Site, Tensor, later
+from adapters.numbers import RATE
 
 
 def gaussian_a(d_in: int, rank: int) -> Tensor:
@@ -19,6 +20,10 @@ class LoRA(LowRank):
 
     name: str = "lora"
     alpha: float = 16.0
+    scale: float | None = later(None, searchable=True)
+    """A factor in place of alpha / r, whatever the rank."""
+    dropout: float = later(0.0)
+    """Dropout rate of x before A."""
     same_in_all_blocks: bool = False
     """As in the released code, which draws A after the same seed in every block: all blocks start with the same A."""
     grid: list[dict[str, Any]] = field(default_factory=lambda: [{"rank": rank} for rank in (32, 64, 128)])
@@ -26,6 +31,14 @@ class LoRA(LowRank):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_positive("alpha")
+        if self.scale is not None:
+            self.check_positive("scale")
+        self.check_number("dropout", RATE)
+
+    @property
+    def factor(self) -> float:
+        """What the update is multiplied by."""
+        return self.alpha / self.r if self.scale is None else self.scale
 
     def init_shared(self, sites: list[Site], seed: int) -> dict[str, Tensor]:
         """The A of each target, if all blocks start with the same."""
@@ -39,4 +52,4 @@ class LoRA(LowRank):
         return {"A": torch.nn.Parameter(a), "B": torch.nn.Parameter(torch.zeros(self.r, site.d_out))}
 
     def delta(self, params: Any, x: Tensor) -> Tensor:
-        return (x @ params.A @ params.B) * (self.alpha / self.r)
+        return (params.drop(x, self.dropout) @ params.A @ params.B) * self.factor

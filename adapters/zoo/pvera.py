@@ -95,7 +95,7 @@ class PVeRA(VeRA):
 
         if not (params.training or params.sampling):  # sigma is not used, so half of A is enough
             return self.expand(params, self.mu(params, x))
-        p = self.drop_inputs(params, x) @ (params.A * params.d)
+        p = params.drop(x, self.dropout) @ (params.A * params.d)
         shape, eps = (*p.shape[:-1], self.r), None
         if params.mode == "mean+sigma":
             eps = torch.ones(shape, device=p.device, dtype=params.d.dtype)

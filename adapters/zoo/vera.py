@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapters.base import LowRank, Site, Tensor, later, searched
-from adapters.numbers import SEED, Number
+from adapters.numbers import RATE, SEED
 
 CHOICES = {
     "projections": ("per_branch", "shared"),
@@ -45,7 +45,7 @@ class VeRA(LowRank):
             self.check_choice(name, choices)
         if self.projection_seed is not None:
             self.check_number("projection_seed", SEED)
-        self.check_number("dropout", Number(least=0, below=1))
+        self.check_number("dropout", RATE)
 
     @property
     def latent(self) -> int:
@@ -97,15 +97,6 @@ class VeRA(LowRank):
             "b": torch.nn.Parameter(torch.zeros(site.d_out)),
         }
 
-    def drop_inputs(self, params: Any, x: Tensor) -> Tensor:
-        """x after dropout in training mode, else x."""
-        import torch
-
-        if not (params.training and self.dropout):
-            return x
-        keep = torch.empty(x.shape, device=x.device).bernoulli_(1 - self.dropout, generator=params.noise)
-        return x * (keep / (1 - self.dropout)).to(x.dtype)
-
     def expand(self, params: Any, z: Tensor) -> Tensor:
         """scale (z B) * b (..., d_out) for a latent z (..., rank). Scaling B is cheaper than scaling the (tokens, d_out) result."""
         return z @ (params.B * (self.scale * params.b))
@@ -118,4 +109,4 @@ class VeRA(LowRank):
         return x @ (params.A[:, : self.r] * params.d[: self.r])
 
     def delta(self, params: Any, x: Tensor) -> Tensor:
-        return self.expand(params, self.mu(params, self.drop_inputs(params, x)))
+        return self.expand(params, self.mu(params, params.drop(x, self.dropout)))

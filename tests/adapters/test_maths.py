@@ -265,9 +265,9 @@ def test_dropout_drops_inputs_and_keeps_their_mean(name):
     edit.d.fill_(1)  # so that the projection is x after dropout
     x = torch.rand(100, 50, WIDTH) + 0.5
     edit.train()
-    dropped = new.drop_inputs(edit, x)
+    dropped = edit.drop(x, new.dropout)
     kept = dropped != 0
     torch.testing.assert_close(dropped[kept], x[kept] / 0.75)
     assert abs(kept.float().mean().item() - 0.75) < 5 * sqrt(0.75 * 0.25 / x.numel())
-    assert not torch.equal(new.drop_inputs(edit, x), dropped)
-    assert torch.equal(new.drop_inputs(edit.eval(), x), x)
+    assert not torch.equal(edit.drop(x, new.dropout), dropped)
+    assert torch.equal(edit.eval().drop(x, new.dropout), x)

@@ -1,0 +1,16 @@
+"""rsLoRA (Kalajdzievski 2023, arXiv 2312.03732): LoRA whose scale does not vanish at high ranks."""
+
+from dataclasses import dataclass
+
+from adapters.zoo.lora import LoRA
+
+
+@dataclass
+class RsLoRA(LoRA):
+    """target += (alpha / sqrt(r)) x A B, with LoRA's start."""
+
+    name: str = "rslora"
+
+    @property
+    def factor(self) -> float:
+        return self.alpha / self.r**0.5 if self.scale is None else self.scale
