@@ -103,6 +103,16 @@ class Entered(Adapted):
         return self.base(self.edit(x, x), **kwargs)
 
 
+class AdaptedStem(Adapted):
+    """Replaces the embedding of the patches, whose settings, such as the size of a patch, are read from here too."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base"), name)
+
+
 def inject(backbone: nn.Module, adapter: Adapter, seed: int = 0) -> nn.Module:
     """Returns a copy of the frozen backbone with the adapter's edits. The copy shares the backbone's weights; only the edits train.
 
@@ -183,7 +193,7 @@ def _place(model: Any, index: int | None, edits: dict[str, Edit]) -> None:
             setattr(owner, families.NORM, nn.Identity())
             base = nn.Sequential(norm, base)
         if path:
-            owner.set_submodule(path, Adapted(base, edit))
+            owner.set_submodule(path, (AdaptedStem if target == "stem" else Adapted)(base, edit))
         else:
             model.blocks[index] = (Entered if target == "tokens" else Adapted)(model.blocks[index], edit)
 

@@ -12,13 +12,15 @@ class Convpass(Adapter):
     """y + scale up(q(conv(q(down x)))) on attention and MLP, with x behind their norm, q(h) = h sigmoid(1.702 h), and a 3 x 3 conv.
 
     The tokens of the patches are an image, every other token is an image of one pixel. down starts as Xavier says, conv as the identity,
-    up as 0. The edit stands inside LayerScale.
+    up as 0, and the biases too. The edit stands inside LayerScale.
     """
 
     name: str = "convpass"
     dim: int | None = searched(8)
     scale: float | None = searched(1.0)
     """The paper chooses it for each task, from 0.01 to 10."""
+    xavier_conv: bool = False
+    """Start conv as Xavier says, which the published code does on some tasks."""
     dropout: float = 0.0
     """Dropout rate of what up reads, in training. The published code has 0.1."""
 
@@ -40,7 +42,7 @@ class Convpass(Adapter):
         assert self.dim is not None  # every grid point sets it
         down, conv, up = nn.Linear(site.d_in, self.dim), nn.Conv2d(self.dim, self.dim, 3, padding=1), nn.Linear(self.dim, site.d_out)
         nn.init.xavier_uniform_(down.weight)
-        nn.init.dirac_(conv.weight)
+        (nn.init.xavier_uniform_ if self.xavier_conv else nn.init.dirac_)(conv.weight)
         for zero in (down.bias, conv.bias, up.weight, up.bias):
             nn.init.zeros_(zero)
         return {"down": down, "conv": conv, "up": up, "prefix_tokens": site.prefix_tokens}

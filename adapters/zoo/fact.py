@@ -16,7 +16,7 @@ class FacT(LowRank):
 
     fc1 and fc2 hold several d x d weights (four where their width is 4 d), whose outputs stand side by side or are added. As a
     tensor-train (tt), each S has its own r^2 entries. In the Tucker form (tk), S is the sum over a shared core (r, r, r) along its first
-    axis, weighted by r entries. U and S start as torch's Linears do, core and weights too.
+    axis, weighted by r entries. U and S start as torch's Linears do, the core and its weights as Xavier says.
     """
 
     name: str = "fact"
@@ -42,8 +42,9 @@ class FacT(LowRank):
 
         shared = nn.Module()
         width = min(min(site.d_in, site.d_out) for site in sites)
-        shared.U, shared.V = _linear(width, self.r), nn.Parameter(_linear(self.r, width).data.zero_())
-        shared.core = _linear(self.r, self.r, self.r) if self.variant == "tk" else None
+        shared.U, shared.V = _uniform(width**-0.5, width, self.r), _uniform(0.0, self.r, width)
+        shared.core = _uniform(3**0.5 / self.r, self.r, self.r, self.r) if self.variant == "tk" else None
+        shared.squares = sum(max(site.d_in, site.d_out) // width for site in sites)
         return shared
 
     def init_params(self, site: Site, shared: Any) -> dict[str, Any]:
@@ -51,7 +52,9 @@ class FacT(LowRank):
         if site.d_in % width or site.d_out % width:
             raise AdapterError(f"fact cuts weights into squares of {width}; {site.name} has {site.d_in} inputs and {site.d_out} outputs")
         squares = max(site.d_in, site.d_out) // width
-        return {"shared": shared, "S": _linear(squares, self.r, *([self.r] if self.variant == "tt" else []))}
+        if self.variant == "tk":
+            return {"shared": shared, "S": _uniform((6 / (self.r + shared.squares)) ** 0.5, squares, self.r)}
+        return {"shared": shared, "S": _uniform((self.r * site.d_in / width) ** -0.5, squares, self.r, self.r)}
 
     def delta(self, params: Any, x: Tensor) -> Tensor:
         import torch
@@ -66,9 +69,8 @@ class FacT(LowRank):
         return self.scale * (params.drop(latent, self.dropout) @ shared.V).flatten(-2)
 
 
-def _linear(*shape: int) -> Any:
-    """A Parameter that starts as torch's Linear does: uniform, up to 1 / sqrt of the second to last dimension."""
+def _uniform(bound: float, *shape: int) -> Any:
+    """A Parameter whose entries start uniform between -bound and bound."""
     import torch
 
-    bound = shape[-2] ** -0.5
     return torch.nn.Parameter(torch.empty(shape).uniform_(-bound, bound))

@@ -50,12 +50,12 @@ def class_token_only(backbone: VisionTransformer, adapter: Adapter) -> VisionTra
     """The backbone with such a last block, set in place, if that changes no number.
 
     It stays as it is for another pooling, for a head of its own kind (distilled DeiT's reads two tokens), for another kind of block, and
-    for an adapter with a penalty over the tokens behind the attention.
+    for an adapter with a penalty over the tokens behind the attention or with edits that need all tokens.
     """
     block: Any = backbone.blocks[-1]
     one_token = backbone.global_pool == "token" and type(backbone).forward_head is VisionTransformer.forward_head
     plain = type(block) is Block and type(block.attn) is Attention and block.attn.gate is None
     counts_tokens = type(adapter).penalty is not Adapter.penalty and not set(adapter.sites()) <= set("qkv")
-    if one_token and plain and not counts_tokens:
+    if one_token and plain and adapter.tokenwise and not counts_tokens:
         backbone.blocks[-1] = ClassTokenBlock(block)
     return backbone

@@ -18,7 +18,7 @@ from pvera.models.classifier import Classifier, hold_in_bf16, trainable
 from tests.helpers.models import CASES, EIGHT, HALF, RELEASED, backward, batch, classifier, logits, probe, randomise, train, vit
 
 every_case = pytest.mark.parametrize("new", CASES.values(), ids=CASES)
-IDENTITIES = {name: new for name, new in CASES.items() if getattr(new, "zero_up", True)}
+IDENTITIES = {name: new for name, new in CASES.items() if new.starts_as_identity}
 every_identity = pytest.mark.parametrize("new", IDENTITIES.values(), ids=IDENTITIES)
 
 
@@ -55,7 +55,7 @@ def test_the_schemas_import_no_torch():
 def test_identity_at_the_start(new, images):
     model = classifier(new)
     at_start = torch.equal(logits(model, images), logits(probe(model), images))
-    assert at_start == (getattr(new, "zero_up", True))  # the released bottleneck and AdaptFormer do not start as the identity
+    assert at_start == new.starts_as_identity
 
 
 @every_identity
@@ -82,7 +82,7 @@ def test_the_seed_fixes_all_that_is_new_and_nothing_else_does(new):
 
     assert torch.equal(drawn(first), drawn(same))
     assert not torch.equal(drawn(first), drawn(other))
-    if isinstance(new, LowRank) or hasattr(new, "reduction"):
+    if new.name != "pissa" and (isinstance(new, LowRank) or hasattr(new, "reduction") or hasattr(new, "dim")):  # PiSSA draws nothing
 
         def edit_draws(model):
             return torch.cat([t.flatten() for edit in edits(model) for t in (*edit.parameters(), *edit.buffers())])

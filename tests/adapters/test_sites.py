@@ -43,18 +43,27 @@ def images():
     return batch()[0]
 
 
+def once(model) -> int:
+    """Number of parameters that the model has once, whatever the number of blocks: shared by edits, or outside of the blocks."""
+    blocks = [{id(p) for p in block.parameters() if p.requires_grad} for block in model.backbone.blocks]
+    owners = {id(p): p for edit in edits(model) for p in edit.parameters()}
+    users = {key: sum(key in {id(p) for p in edit.parameters()} for edit in edits(model)) for key in owners}
+    return sum(p.numel() for key, p in owners.items() if users[key] > 1 or not any(key in block for block in blocks))
+
+
 @pytest.mark.parametrize("new", WITH_SITES.values(), ids=WITH_SITES)
 def test_a_subset_of_layers(new, images):
     some = replace(new, layers=[1])
     model = randomise(classifier(some))
     adapted = [name for name, module in model.named_modules() if isinstance(module, Adapted)]
-    assert adapted and all(name.startswith("backbone.blocks.1.") for name in adapted)
-    once = getattr(new, "prior", None) == "learned"  # one width for the whole model
-    assert (count(model)[0] - once) * DEPTH == count(classifier(new))[0] - once
+    assert adapted and all(f"{name}.".startswith("backbone.blocks.1.") for name in adapted)
+    whole = classifier(new)
+    per_block = 1 if new.name == "vpt" and not new.deep else DEPTH  # shallow VPT has tokens in the first adapted block alone
+    assert (count(model)[0] - once(model)) * per_block == count(whole)[0] - once(whole)
     assert not torch.equal(logits(model, images), logits(probe(model), images))
     backward(model, some)
     full = classifier(replace(new, layers=[1, 0]))
-    assert count(full) == count(classifier(new))
+    assert count(full)[0] == sum(p.numel() for name, p in trainable(whole) if "backbone.blocks." in name)
 
 
 @pytest.mark.parametrize("target", LINEAR_TARGETS)
@@ -119,10 +128,11 @@ class Other(nn.Module):
 
 
 NEEDY = [name for name in adapters.methods() if adapter(name).sites()]
-WHOLE_MODULES = {"attn", "mlp", "norm2+mlp"}  # sites that any block has
+WHOLE_MODULES = {"attn", "mlp", "norm1", "norm2", "norm2+mlp"}  # sites that the other block has
+WHOLE_BLOCKS = {"block", "tokens"}
 BACKBONES = {
     "resnet": (lambda: timm.create_model("resnet10t", num_classes=0), NEEDY),
-    "parallel": (lambda: timm.create_model("test_vit", num_classes=0, block_fn=ParallelScalingBlock), NEEDY),
+    "parallel": (lambda: timm.create_model("test_vit", num_classes=0, block_fn=ParallelScalingBlock), [name for name in NEEDY if not set(adapter(name).sites()) <= WHOLE_BLOCKS]),
     "other": (Other, [name for name in NEEDY if not set(adapter(name).sites()) <= WHOLE_MODULES]),
 }
 

@@ -59,7 +59,7 @@ BAD = [
     ("pvera", {"posterior": "student_t", "df": 2.0}, "adapter.df must be a number above 2, where Student's t has a variance, found 2.0"),
     ("pvera", {"df": 5.0}, "are Student-t's: set adapter.posterior=student_t, found 'gaussian'"),
     ("lora", {"name": "dora"}, "adapter.name is 'dora' but this adapter is 'lora': choose another with adapter=NAME"),
-    ("lora", {"grid": [{"colour": 3}]}, "adapter.grid has 'colour', which lora cannot search; it can search layers, lr, rank"),
+    ("lora", {"grid": [{"colour": 3}]}, "adapter.grid has 'colour', which lora cannot search; it can search layers, lr, rank, scale"),
     ("lora", {"grid": [{"alpha": 8.0}], "rank": 4}, "adapter.grid has 'alpha', which lora cannot search"),
     ("lora", {"grid": [{"rank": 8}, {"rank": 0}]}, "adapter.rank must be a whole number above 0, found 0"),
     ("lora", {"grid": [{"rank": 8}, {}]}, "adapter.rank is not set and adapter.grid has no value for it"),

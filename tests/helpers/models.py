@@ -43,8 +43,10 @@ def adapter(name: str, **settings) -> Adapter:
 #: Every method as `corrected` has it (the default), and as `released` has it where that differs.
 CASES: dict[str, Adapter] = {f"{name}-corrected": adapter(name) for name in adapters.methods()}
 CASES |= {f"{name}-released": adapter(name, **released(method)) for name, method in adapters.methods().items() if released(method)}
-#: PVeRA with each other posterior family, and with priors that are trained.
+#: Other forms of a method: PVeRA with each other posterior family, and with priors that are trained.
 CASES |= {
+    "fact-tk": adapter("fact", variant="tk"),
+    "vpt-shallow": adapter("vpt", deep=False),
     "pvera-laplace": adapter("pvera", posterior="laplace", prior_sigma=0.5),
     "pvera-student_t": adapter("pvera", posterior="student_t", learn_df=True),
     "pvera-mixture": adapter("pvera", posterior="mixture", kl_weight=0.1),
