@@ -130,7 +130,8 @@ class Adapter:
         return [(point, replace(self, **point, grid=[])) for point in self.active_grid()] or [({}, self)]
 
     def sites(self) -> tuple[str, ...]:
-        """Targets in every block: q k v proj fc1 fc2 (Linears), act, attn, mlp, or norm2+mlp (the MLP together with its norm)."""
+        """Targets in every block: q k v proj fc1 fc2 (Linears), act, attn, mlp, norm2+mlp (the MLP together with its norm), norm1, norm2
+        or block; and stem and norm outside of the blocks (adapters/families.py)."""
         raise NotImplementedError
 
     def init_shared(self, sites: list[Site], seed: int) -> Any:
