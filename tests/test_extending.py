@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.command import run as run_command
 from tests.helpers.docs import examples
 
 ROOT = Path(__file__).parents[1]
@@ -61,8 +62,5 @@ def test_a_folder_that_will_not_do_is_one_line(tmp_path, files, message):
     for name, code in (files or {}).items():
         (tmp_path / name).write_text(code)
     place = tmp_path if files else tmp_path / "absent"
-    done = subprocess.run(
-        [sys.executable, "-m", "pvera", "adapter=lora"], capture_output=True, text=True, cwd=ROOT,
-        env={**os.environ, "PVERA_ADAPTERS": str(place)},
-    )  # fmt: skip
+    done = run_command("adapter=lora", env={**os.environ, "PVERA_ADAPTERS": str(place)})
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
