@@ -23,7 +23,15 @@ from pvera.sweeps.execute import execute, row_path
 from tests.helpers.command import Command
 from tests.helpers.command import run as run_command
 
-TINY = ["task=extra/digits", "backbone=test_vit", "trainer=smoke", "trainer.epochs=1", "image_size=32", "source.test_limit=50"]
+TINY = [
+    "task=extra/digits",
+    "backbone=test_vit",
+    "trainer=smoke",
+    "trainer.batch_size=80",
+    "trainer.epochs=1",
+    "image_size=32",
+    "source.test_limit=50",
+]
 TIMES = ("seconds", "peak_memory", "finished")
 torch.set_num_threads(1)
 pytestmark = pytest.mark.usefixtures("hydra")

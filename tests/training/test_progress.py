@@ -18,7 +18,7 @@ from pvera.training import loop, progress, train
 from pvera.training.run import failure_of
 from tests.helpers.command import Command
 
-TINY = ["task=extra/digits", "backbone=test_vit", "trainer.epochs=3", "image_size=32", "source.test_limit=50"]
+TINY = ["task=extra/digits", "backbone=test_vit", "trainer.batch_size=80", "trainer.epochs=3", "image_size=32", "source.test_limit=50"]
 # The last block only, so that the others are passed once.
 GRID = ["adapter=pvera", "adapter.layers=[5]", "adapter.rank=8", "adapter.grid=[{lr:1e-2},{lr:1e-3}]"]
 TIMES = ("seconds", "peak_memory", "finished")
