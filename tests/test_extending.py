@@ -3,8 +3,6 @@
 import os
 import re
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -32,10 +30,8 @@ def folder(tmp_path):
 
 def test_every_example_of_an_adapter_passes_the_tests_of_the_contract(folder):
     suite = ROOT / "tests" / "adapters"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", suite, "-vv", "-p", "no:cacheprovider", "-k", " or ".join(ADAPTERS)],
-        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PVERA_ADAPTERS": str(folder), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    words = [str(suite), "-vv", "-p", "no:cacheprovider", "-k", " or ".join(ADAPTERS)]
+    done = run_command(*words, module="pytest", cwd=ROOT, env={**os.environ, "PVERA_ADAPTERS": str(folder)})
     assert done.returncode == 0, done.stdout
     for name in ADAPTERS:
         passed = set(re.findall(rf"::(test_\w+)\[.*\b{name}\b.*\] PASSED", done.stdout))

@@ -23,13 +23,16 @@ _context.set_forkserver_preload(["tests.helpers.preloaded"])
 
 
 class Command:
-    """A running command, with the methods of subprocess.Popen that the tests use."""
+    """A running command, with the methods of subprocess.Popen that the tests use. `stderr` can be a terminal's path."""
 
-    def __init__(self, *words: str, module: str = "pvera", env: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
+    def __init__(
+        self, *words: str, module: str = "pvera", env: Mapping[str, str] | None = None, cwd: Path | None = None, stderr: Path | None = None
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory()
-        self._files = [Path(self._folder.name, name) for name in ("out", "err")]
+        self._files = [Path(self._folder.name, "out"), stderr or Path(self._folder.name, "err")]
         for file in self._files:
-            file.touch()
+            if not file.exists():
+                file.touch()
         arguments = ([module, *words], dict(os.environ if env is None else env), os.fspath(cwd or Path.cwd()), *map(os.fspath, self._files))
         self._process = _context.Process(target=_run, args=arguments)
         self._process.start()
@@ -42,7 +45,7 @@ class Command:
 
     @property
     def stderr(self) -> str:
-        return self._files[1].read_text()
+        return self._files[1].read_text() if self._files[1].is_file() else ""  # a terminal's is read at its other end
 
     def poll(self) -> int | None:
         return self._process.exitcode
