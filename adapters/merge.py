@@ -27,9 +27,10 @@ def merged(model: nn.Module) -> Iterator[nn.Module]:
     for edit in edits(model):
         if not edit.adapter.mergeable:
             raise TypeError(f"{edit.adapter.name} is not linear in its input, so no plain weights can hold it: it cannot be merged")
-    for adapted in (module for module in model.modules() if isinstance(module, Adapted)):
-        if isinstance(adapted.edit, Edit) and not isinstance(adapted.base, nn.Linear) and adapted.edit.target != "act":
-            raise TypeError(f"{adapted.edit.adapter.name} edits {adapted.edit.target}, which no plain weights hold: it cannot be merged")
+    for module in model.modules():
+        if isinstance(module, Adapted) and isinstance(module.edit, Edit) and not isinstance(module.base, nn.Linear):
+            if (target := module.edit.target) != "act":
+                raise TypeError(f"{module.edit.adapter.name} edits {target}, which no plain weights hold: it cannot be merged")
     was_training = model.training
     model.eval()
     swapped: list[tuple[nn.Module, str, nn.Module]] = []

@@ -54,7 +54,7 @@ class Classifier(nn.Module):
         plain = plain and self.backbone.patch_embed.num_patches <= PLAIN_ATTENTION_PATCHES
         for module in self.modules():
             if hasattr(module, "fused_attn"):
-                module.fused_attn = not plain and use_fused_attn()
+                setattr(module, "fused_attn", not plain and use_fused_attn())  # noqa: B010  (not declared in torch's Module)
         return self
 
     @torch.no_grad()
