@@ -128,22 +128,14 @@ def _vit_stem(model: Any, images: Tensor) -> Tensor:
 
 
 def _eva_stem(model: Any, images: Tensor) -> Tensor:
-    _hold_coordinates(model)
     return model.norm_pre(model._pos_embed(model.patch_embed(images))[0])
 
 
 def _eva_arguments(model: Any) -> list[dict[str, Any]]:
     if model.rope is None:
         return _no_arguments(model)
-    _hold_coordinates(model)
     rope = model.rope.get_embed() if hasattr(model.rope, "feat_shape") else model.rope.get_embed(shape=model.patch_embed.grid_size)
     return [{"rope": rope[index] if model.rope_mixed else rope} for index in range(len(model.blocks))]
-
-
-def _hold_coordinates(model: Any) -> None:
-    """Some models move the coordinates of their rotary embedding at random in training mode; a frozen one does not."""
-    if model.rope is not None:
-        model.rope.eval()
 
 
 def _beit_stem(model: Any, images: Tensor) -> Tensor:
@@ -247,6 +239,12 @@ def _known(model: nn.Module) -> Family:
     found = family(model)
     assert found is not None, f"{type(model).__name__} is of no family; injection refuses it"
     return found
+
+
+def hold_still(model: Any) -> None:
+    """Keeps a model in training mode from moving the coordinates of its rotary embedding at random, since it is frozen."""
+    if getattr(model, "rope", None) is not None:
+        model.rope.eval()
 
 
 def join_biases(block: nn.Module) -> None:

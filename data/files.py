@@ -64,6 +64,18 @@ def state(path: Path | str) -> list[int]:
     return [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
+def files_below(folder: Path) -> list[Path]:
+    """The files in a folder and below it, sorted. Raises DataError if it, or a folder in it, cannot be read."""
+    try:
+        return sorted(Path(where) / name for where, _, names in os.walk(folder, onerror=_raise) for name in names)
+    except OSError as error:
+        raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def read(path: Path) -> bytes:
     """The content of a file. Raises DataError if it cannot be read."""
     try:

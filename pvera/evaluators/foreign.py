@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data import tasks
-from data.files import local, read
+from data.files import files_below, local, read
 from data.source import Source
 from data.sources import kinds
 from pvera.errors import UserError
@@ -102,11 +102,7 @@ class OODImages:
     def _files(self) -> tuple[list[Path], list[Path]]:
         """The images in the folder and below it, and the other files there. Raises UserError if there is no image."""
         folder = local(str(self.folder))
-        try:
-            next(folder.iterdir(), None)
-        except OSError as error:
-            raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        files = files_below(folder)
         images = [path for path in files if path.suffix.lower() in IMAGE_ENDINGS]
         if not images:
             raise UserError(f"no image in the folder {folder} or below it; read are {', '.join(IMAGE_ENDINGS)}")

@@ -49,11 +49,12 @@ class Classifier(nn.Module):
         though its forward pass takes half as long.
         """
         super().train(mode)
+        families.hold_still(self.backbone)
         plain = mode and self.bf16 and self.mean.device.type == "cpu" and self.first is not None
         plain = plain and self.backbone.patch_embed.num_patches <= PLAIN_ATTENTION_PATCHES
         for module in self.modules():
             if hasattr(module, "fused_attn"):
-                module.fused_attn = not plain and use_fused_attn()
+                setattr(module, "fused_attn", not plain and use_fused_attn())  # noqa: B010  (not declared in torch's Module)
         return self
 
     @torch.no_grad()

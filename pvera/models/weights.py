@@ -114,13 +114,13 @@ def compute_buffers(model: nn.Module) -> None:
     """Computes what no weights file holds, such as rotary embeddings, for a model that was built on the device meta."""
     import torch
 
-    for module in model.modules():
-        for key, buffer in list(module.named_buffers(recurse=False)):
+    for owner in model.modules():
+        for key, buffer in list(owner.named_buffers(recurse=False)):
             if buffer.is_meta:
-                setattr(module, key, torch.empty_like(buffer, device="cpu"))
-    for module in model.modules():
-        if hasattr(module, "init_non_persistent_buffers"):
-            module.init_non_persistent_buffers()
+                setattr(owner, key, torch.empty_like(buffer, device="cpu"))
+    computing: list[Any] = [module for module in model.modules() if hasattr(module, "init_non_persistent_buffers")]
+    for module in computing:
+        module.init_non_persistent_buffers()
 
 
 def _misfit(shapes: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]], stored: dict[str, tuple[int, ...]]) -> str | None:

@@ -54,7 +54,7 @@ def group_rows(rows: Iterable[Row]) -> list[Group]:
     """
     by_facts = defaultdict(list)
     for row in rows:
-        by_facts[tuple(_fact(row, name) for name in GROUP_BY)].append(row)
+        by_facts[tuple(fact(row, name) for name in GROUP_BY)].append(row)
     weights_of = defaultdict(set)
     for label, architecture, weights, *_ in by_facts:
         weights_of[label].add((architecture, weights))
@@ -68,7 +68,7 @@ def group_rows(rows: Iterable[Row]) -> list[Group]:
     return groups
 
 
-def _fact(row: Row, name: str) -> Any:
+def fact(row: Row, name: str) -> Any:
     """The row's value for a name in GROUP_BY."""
     if name not in ("architecture", "weights"):
         return getattr(row, name)
