@@ -4,7 +4,7 @@ from math import sqrt
 
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, PveraConfig, VeraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, OFTConfig, PveraConfig, VeraConfig, get_peft_model
 from torch import Tensor, nn
 
 from adapters.inject import inject
@@ -90,6 +90,36 @@ def test_lora_and_dora(use_dora):
             value = getattr(pair.ours(target), ours).data
             pair.theirs(target).get_parameter(theirs).data.copy_(value.T if value.ndim > 1 else value)
     pair.agree(names, transposed=True, mode=True)
+
+
+def copied(pair: Pair, names: dict[str, str], transposed: bool) -> Pair:
+    """With our parameters in PEFT's."""
+    for target in pair.targets:
+        for ours, theirs in names.items():
+            value = getattr(pair.ours(target), ours).data
+            pair.theirs(target).get_parameter(theirs).data.copy_(value.T if transposed else value)
+    return pair
+
+
+@pytest.mark.parametrize("name", ["rslora", "pissa"])
+def test_rslora_and_pissa(name):
+    """PiSSA's product at the start is PEFT's too; both take it out of the frozen weight."""
+    new = adapter(name, targets=list(SHAPES))
+    special = {"use_rslora": True, "lora_alpha": new.alpha} if name == "rslora" else {"init_lora_weights": "pissa", "lora_alpha": new.rank}
+    names = {"A": "lora_A.default.weight", "B": "lora_B.default.weight"}
+    pair = Pair(new, LoraConfig(r=new.rank, target_modules=new.targets, bias="none", **special))
+    for target in new.targets if name == "pissa" else ():
+        a, b = (pair.theirs(target).get_parameter(names[part]) for part in "AB")
+        start = pair.ours(target)
+        torch.testing.assert_close((b @ a).T, start.A0 @ start.B0, rtol=1e-4, atol=1e-5)
+    copied(pair, names, transposed=True).agree(names, transposed=True, mode=True)
+
+
+def test_oft():
+    new = adapter("oft", block_size=8, targets=list(SHAPES))
+    pair = Pair(new, OFTConfig(oft_block_size=8, r=0, target_modules=new.targets, use_cayley_neumann=False, bias="none"))
+    names = {"angles": "oft_R.default.weight"}
+    copied(pair, names, transposed=False).agree(names, transposed=False, mode=True)
 
 
 def vera_pair(name: str, config) -> Pair:
