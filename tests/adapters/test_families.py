@@ -180,15 +180,16 @@ class Everywhere(Adapter):
         return y * params.scale + params.shift
 
 
-ALL = tuple(target for target in (*families.SITES, *families.PARTS) if not target.startswith("fc1_"))
+ALL = tuple(target for target in (*families.SITES, *families.PARTS) if not target.startswith("fc1_") and not target.endswith("_proj"))
 
 
 @every_family
 def test_all_sites_at_once(family, images):
     backbone = tiny(family)
-    lacks = {"norm2+mlp", "mlp"} if family == "EVA-02 E" else {"norm2+mlp"}  # both would edit the MLP
+    lacks = {"norm2+mlp", "qkv"} | ({"mlp"} if family == "EVA-02 E" else set())  # edits of the MLP, and of q, k and v, are there already
     targets = tuple(t for t in ALL if t not in lacks and families.places(backbone.blocks[0] if t in families.SITES else backbone, t))
-    assert set(ALL) - set(targets) - lacks == ({"norm"} if family == "RADIO" else set())
+    positions = {"tokens"} if type(backbone.blocks[0]).__module__ != "timm.models.vision_transformer" else set()
+    assert set(ALL) - set(targets) - lacks == ({"norm"} if family == "RADIO" else positions)
     new = Everywhere(targets=targets)
     model = classifier(new, backbone)
     assert model.first == STEM
