@@ -8,7 +8,6 @@ map of the output of a norm or of an activation goes into the Linears that read 
 """
 
 import copy
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from adapters import families
-from adapters.inject import Adapted, Edit, edits, sampling
+from adapters.inject import Adapted, edits, sampling
 
 
 @contextmanager

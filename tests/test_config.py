@@ -110,7 +110,7 @@ def test_the_released_kl_weight_of_the_ablation_is_the_tasks_own():
 
 def test_there_are_as_many_experiments_as_we_say():
     ablations = {f"ablation/{name}" for name in (*ABLATIONS, "base", "full")}
-    assert set(EXPERIMENTS) == {"demo", "offline_seeds", "offline_vtab", "paper"} | ablations
+    assert set(EXPERIMENTS) == {"demo", "demo_all", "offline_seeds", "offline_vtab", "paper"} | ablations
 
 
 def test_corrected_is_the_schema_default():
@@ -187,7 +187,7 @@ def test_a_grid_that_is_not_searched_does_not_change_the_digest():
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["adapter=loar"], "adaptformer bottleneck dora ia3 linear_probe lora pvera vera"),
+        (["adapter=loar"], " ".join(methods())),
         (["task=mnist"], "caltech101"),
         (["experiment=nope"], "demo"),
         (["adapter.rnk=3"], "adapter.rnk is no setting; there are"),

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 ADAPTERS = {
     "mine": examples("README.md", "A ninth adapter is one file")[0],
-    "ssf": examples("docs/extending.md", "An adapter")[0],
+    "affine": examples("docs/extending.md", "An adapter")[0],
     "cyclic": examples("docs/extending.md", "The KL term")[0],
 }
 

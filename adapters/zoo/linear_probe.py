@@ -7,6 +7,8 @@ from adapters.base import Adapter, searched
 
 @dataclass
 class LinearProbe(Adapter):
+    """The features of the frozen backbone."""
+
     name: str = "linear_probe"
     lr: float | None = searched(None)
     """Unused: the head has its own rate, trainer.head_lr."""

@@ -1,9 +1,9 @@
 """PiSSA (Meng et al. 2024, arXiv 2404.02948): LoRA on the principal singular vectors, which are taken out of the frozen weight."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from adapters.base import LowRank, Site, Tensor
+from adapters.base import LowRank, Site, Tensor, searched
 
 
 @dataclass
@@ -14,9 +14,9 @@ class PiSSA(LowRank):
     """
 
     name: str = "pissa"
+    rank: int | None = searched(32)
     alpha: float | None = None
     """None is the rank, as published."""
-    grid: list[dict[str, Any]] = field(default_factory=lambda: [{"rank": rank} for rank in (32, 64, 128)])
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -51,6 +51,13 @@ METHODS = {
     "ia3": Method("IA3", {"gain": "ia3_l"}),
 }
 
+#: Why the others of PEFT's methods are not written, by the name of our adapter.
+NOT_WRITTEN = {
+    "oft": "PEFT's OFT has one rotation for each module, ours one for each of q, k and v",
+    "layernorm": "PEFT's LN_TUNING keeps whole norms",
+    "vpt": "PEFT's prompt tuning is for language models",
+}
+
 #: PEFT's settings that change no output of a trained checkpoint: its origin, its initialisation, its training, or the choice of layers,
 #: which is read off the names of the tensors.
 WITHOUT_EFFECT = {

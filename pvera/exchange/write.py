@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -18,8 +19,10 @@ from torch import Tensor, nn
 from adapters import families
 from adapters.base import Adapter, LowRank
 from adapters.inject import edit_at
+from adapters.zoo.lora import LoRA
+from adapters.zoo.pissa import PiSSA
 from pvera.errors import UserError
-from pvera.exchange.methods import METHODS, Method
+from pvera.exchange.methods import METHODS, NOT_WRITTEN
 from pvera.models import layouts
 from pvera.models.classifier import Classifier
 from pvera.models.layouts import LAYOUTS, Layout
@@ -41,12 +44,13 @@ def write(model: Classifier, adapter: Adapter, folder: Path, layout: str, origin
 
     Raises UserError, before anything is written, if PEFT cannot express the adapter.
     """
-    method = _method(adapter)
+    if reason := lacks(adapter):
+        raise UserError(reason)
     if stranger := layouts.stranger(model.backbone, adapter.sites()):
         raise UserError(f"PEFT's checkpoints are written for plain ViTs alone, and {stranger}: export it with --to timm")
     if hasattr(model.backbone, "head_dist"):
         raise UserError("PEFT keeps one classifier, and a distilled DeiT has two: export it with --to timm")
-    export = _Export(model, adapter, method, LAYOUTS[layout])
+    export = _Export(model, _as_lora(adapter), LAYOUTS[layout])
     if sample:
         export.check_sampling()
     tensors = {name: tensor.detach().float().cpu().contiguous().clone() for name, tensor in export.tensors().items()}
@@ -55,19 +59,38 @@ def write(model: Classifier, adapter: Adapter, folder: Path, layout: str, origin
     config.save_pretrained(str(folder))
 
 
-def _method(adapter: Adapter) -> Method:
-    if adapter.name not in METHODS:
-        raise UserError(f"PEFT has no {adapter.name}; it has {', '.join(METHODS)}")
+def lacks(adapter: Adapter) -> str | None:
+    """Why no PEFT checkpoint is written of an adapter, in one line; None if one is."""
+    if reason := NOT_WRITTEN.get(adapter.name):
+        return f"{adapter.name} is not written for PEFT: {reason}" + ("; --to timm writes merged weights" if adapter.mergeable else "")
+    if adapter.name not in METHODS and not isinstance(adapter, LoRA | PiSSA):
+        return f"PEFT has no {adapter.name}; it has {', '.join(METHODS)}"
     if getattr(adapter, "released_norm", False):
-        raise UserError("PEFT has no DoRA with a magnitude per input (released_norm): train with adapter.released_norm=false")
-    return METHODS[adapter.name]
+        return "PEFT has no DoRA with a magnitude per input (released_norm): train with adapter.released_norm=false"
+    return None
+
+
+def _as_lora(adapter: Any) -> Any:
+    """The LoRA with the update of rsLoRA, PiSSA, or a LoRA of a fixed scale; any other adapter as it is."""
+    if not isinstance(adapter, LoRA | PiSSA):
+        return adapter
+    rank = 2 * adapter.r if isinstance(adapter, PiSSA) else adapter.r
+    return LoRA(rank=rank, alpha=float(adapter.factor * rank), targets=adapter.targets, layers=adapter.layers)
+
+
+def _edit_at(block: nn.Module, target: str) -> Any:
+    """The edit of a target; PiSSA's A B - A0 B0 as a single product."""
+    edit: Any = edit_at(block, target)
+    if not isinstance(edit.adapter, PiSSA):
+        return edit
+    return SimpleNamespace(A=torch.cat([edit.A, edit.A0], dim=1), B=torch.cat([edit.B, -edit.B0]))
 
 
 class _Export:
     """A trained model in PEFT's terms."""
 
-    def __init__(self, model: Classifier, adapter: Any, method: Method, layout: Layout) -> None:
-        self.model, self.adapter, self.method, self.layout = model, adapter, method, layout
+    def __init__(self, model: Classifier, adapter: Any, layout: Layout) -> None:
+        self.model, self.adapter, self.method, self.layout = model, adapter, METHODS[adapter.name], layout
         self.blocks = model.backbone.blocks
         self.indices = range(len(self.blocks)) if adapter.layers is None else adapter.layers
         self.modules: dict[str, list[str]] = {}
@@ -78,7 +101,7 @@ class _Export:
         one_pair = getattr(adapter, "projections", None) == "shared" and not fused
         self.groups: list[list[str]] = [list(adapter.sites())] if one_pair else [[target] for target in adapter.sites()]
         """Targets that share a pair A, B, in the order of their columns in PEFT's pair."""
-        self.halves = adapter.latent // adapter.rank if method.pair else 1
+        self.halves = adapter.latent // adapter.rank if self.method.pair else 1
         """Columns of A for each rank: 2 for a mean and a log variance, else 1."""
 
     def check_sampling(self) -> None:
@@ -110,7 +133,7 @@ class _Export:
 
     def _at_module(self, block: nn.Module, path: str, targets: list[str]) -> Iterator[tuple[str, Tensor]]:
         """PEFT's tensors at one module, by our name of the part."""
-        edits: dict[str, Any] = {target: edit_at(block, target) for target in targets}
+        edits: dict[str, Any] = {target: _edit_at(block, target) for target in targets}
         if {"A", "B"} <= self.method.tensors.keys():
             first = edits[targets[0]]
             d_in, d_out = first.A.shape[0], first.B.shape[1] * len(self.layout.modules[path])

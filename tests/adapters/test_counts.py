@@ -3,11 +3,9 @@
 import pytest
 import timm
 import torch
-from torch import nn
 
-from adapters.inject import find_sites
 from pvera.models.classifier import count
-from tests.helpers.models import CASES, CLASSES, DEPTH, EIGHT, HIDDEN, RELEASED, WIDTH, classifier, vit
+from tests.helpers.models import CASES, CLASSES, DEPTH, EIGHT, HIDDEN, RELEASED, WIDTH, classifier, new_parameters, vit
 
 PUBLISHED = {name: new for name, new in CASES.items() if new.name in EIGHT}  # the protocol document has no other method
 SIZES = {"small": (384, 12, 1536), "base": (768, 12, 3072), "large": (1024, 24, 4096)}  # width d, blocks L, MLP width h
@@ -34,16 +32,6 @@ def options(pvera, blocks: int) -> int:
     """What PVeRA's other posteriors and priors add: two vectors, one number for each layer and branch, or one."""
     posterior = {"mixture": 2 * blocks * 2 * pvera.rank, "student_t": 2 * blocks * pvera.learn_df}.get(pvera.posterior, 0)
     return posterior + {"fixed": 0, "learned": 1, "learned_per_layer": 2 * blocks}[pvera.prior]
-
-
-def new_parameters(backbone: nn.Module, new) -> int:
-    """Counts on the meta device, where nothing is drawn or held."""
-    with torch.device("meta"):
-        sites = find_sites(backbone, new)
-        shared = new.init_shared(sites, 0) if sites else None
-        values = [value for site in sites for value in new.init_params(site, shared).values()]
-    modules = {id(p): p.numel() for value in values if isinstance(value, nn.Module) for p in value.parameters()}  # a prior can be shared
-    return sum(modules.values()) + sum(value.numel() for value in values if isinstance(value, nn.Parameter))
 
 
 @pytest.fixture(scope="module", params=SIZES)

@@ -6,14 +6,14 @@ import pytest
 import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import nn
 
 from adapters.base import LINEAR_TARGETS
 from adapters.errors import AdapterError
 from adapters.inject import edit_at, edits, inject
 from adapters.merge import merged
 from pvera.models.classifier import trainable
-from tests.adapters.test_counts import new_parameters
+from tests.helpers import methods
 from tests.helpers.families import refusal
 from tests.helpers.models import (
     DEPTH,
@@ -25,6 +25,7 @@ from tests.helpers.models import (
     classifier,
     edits_of,
     logits,
+    new_parameters,
     probe,
     randomise,
     vit,
@@ -58,6 +59,11 @@ def vit_b16():
 def test_parameter_counts_of_vit_b16(vit_b16, key):
     name, *settings = key
     assert new_parameters(vit_b16, adapter(name, **{"rank": 16} | dict(settings) if name == "fact" else dict(settings))) == COUNTS[key]
+
+
+def test_the_page_of_the_methods_is_that_of_the_code():
+    page = methods.PAGE.read_text(encoding="utf-8")
+    assert page == methods.page_with_table(page), "docs/methods.md is stale: run python -m tests.helpers.methods"
 
 
 # formulas
@@ -169,7 +175,11 @@ def test_fact_is_a_factorised_tensor_of_square_weights(variant):
     for edited, block in zip(model.backbone.blocks, plain.backbone.blocks, strict=True):
         for target in LINEAR_TARGETS:
             edit = edit_at(edited, target)
-            weight = block.attn.qkv.weight if target in "qkv" else block.get_submodule(f"{'attn' if target == 'proj' else 'mlp'}.{target}").weight
+            weight = (
+                block.attn.qkv.weight
+                if target in "qkv"
+                else block.get_submodule(f"{'attn' if target == 'proj' else 'mlp'}.{target}").weight
+            )
             for part, s in enumerate(edit.S):
                 if variant == "tk":
                     s = sum(s[k] * shared.core[k] for k in range(new.rank))
@@ -186,7 +196,9 @@ def test_fact_is_a_factorised_tensor_of_square_weights(variant):
 
 @torch.no_grad()
 @pytest.mark.parametrize("deep", [True, False], ids=["deep", "shallow"])
-@pytest.mark.parametrize("settings", [{}, {"reg_tokens": 4}, {"class_token": False, "global_pool": "avg"}], ids=["class", "registers", "none"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"reg_tokens": 4}, {"class_token": False, "global_pool": "avg"}], ids=["class", "registers", "none"]
+)
 def test_vpt_puts_tokens_into_the_sequence(deep, settings):
     new = adapter("vpt", deep=deep, tokens=3)
     backbone = vit(**settings)
@@ -212,7 +224,11 @@ def test_starts():
     """Distributions and zeros as published."""
 
     def drawn(name, attribute, **settings):
-        values = [edit.get_parameter(attribute) for edit in edits(inject(vit(), adapter(name, **settings), 0)) if hasattr(edit, attribute.partition(".")[0])]
+        values = [
+            edit.get_parameter(attribute)
+            for edit in edits(inject(vit(), adapter(name, **settings), 0))
+            if hasattr(edit, attribute.partition(".")[0])
+        ]
         return torch.cat([value.detach().flatten() for value in values])
 
     for attribute, mean in (("gamma", 1), ("beta", 0)):
@@ -263,7 +279,9 @@ def test_a_fixed_scale():
     by_alpha, fixed = (randomise(classifier(adapter("lora", **s))) for s in ({"alpha": 4.0}, {"scale": 0.5}))  # rank 8
     assert torch.equal(logits(by_alpha, images), logits(fixed, images))
     trained, fixed = randomise(classifier(adapter("adaptformer"))), classifier(adapter("adaptformer", scale=0.1))
-    assert [name for name, _ in trainable(trained) if name.endswith("scale")] and not [n for n, _ in trainable(fixed) if n.endswith("scale")]
+    assert [name for name, _ in trainable(trained) if name.endswith("scale")] and not [
+        n for n, _ in trainable(fixed) if n.endswith("scale")
+    ]
     for edit, other in zip(edits(trained), edits(fixed), strict=True):
         edit.scale.data.fill_(0.1)
         other.load_state_dict({key: value for key, value in edit.state_dict().items() if key != "scale"})

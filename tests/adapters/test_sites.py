@@ -132,7 +132,10 @@ WHOLE_MODULES = {"attn", "mlp", "norm1", "norm2", "norm2+mlp"}  # sites that the
 WHOLE_BLOCKS = {"block", "tokens"}
 BACKBONES = {
     "resnet": (lambda: timm.create_model("resnet10t", num_classes=0), NEEDY),
-    "parallel": (lambda: timm.create_model("test_vit", num_classes=0, block_fn=ParallelScalingBlock), [name for name in NEEDY if not set(adapter(name).sites()) <= WHOLE_BLOCKS]),
+    "parallel": (
+        lambda: timm.create_model("test_vit", num_classes=0, block_fn=ParallelScalingBlock),
+        [name for name in NEEDY if not set(adapter(name).sites()) <= WHOLE_BLOCKS],
+    ),
     "other": (Other, [name for name in NEEDY if not set(adapter(name).sites()) <= WHOLE_MODULES]),
 }
 

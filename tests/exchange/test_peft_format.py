@@ -47,6 +47,13 @@ OUT = {
     "dora-all": adapter("dora", targets=ALL),
     "ia3": adapter("ia3"),
 }
+#: Methods whose update PEFT holds as a LoRA.
+AS_LORA = {
+    "lora-scale": adapter("lora", scale=0.7),
+    "rslora": adapter("rslora"),
+    "pissa": adapter("pissa", targets=["q", "v", "fc1"], layers=[1]),
+    "pissa-alpha": adapter("pissa", alpha=4.0),
+}
 QV, EVERY = ["q_proj", "v_proj"], ["q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"]
 
 #: Checkpoints as PEFT makes them, with the name of our adapter.
@@ -125,6 +132,18 @@ def test_out_to_timms_fused_layer(name, tmp_path):
         assert_same(ours(start_from(OUT[name].name, tmp_path)), ours(model))
 
 
+@pytest.mark.parametrize("name", AS_LORA)
+@pytest.mark.parametrize("kind", ["hf", "timm"])
+def test_out_as_a_lora(name, kind, tmp_path):
+    model = trained(AS_LORA[name])
+    export(model, tmp_path, kind)
+    backbone = twin(dinov2())
+    backbone.reset_classifier(CLASSES)
+    assert_same(theirs(load(with_classifier(dinov2()) if kind == "hf" else backbone, tmp_path)), ours(model))
+    if kind == "hf":
+        assert_same(ours(start_from("lora", tmp_path)), ours(model))
+
+
 def test_without_a_classifier_the_adapter_loads_alone(tmp_path):
     model = trained(OUT["pvera-shared"])
     features = load(dinov2(), export(model, tmp_path))(pixel_values=pixels()).pooler_output
@@ -145,9 +164,15 @@ def test_the_checkpoint_is_as_small_as_pefts_own(tmp_path):
     [
         (adapter("adaptformer"), "PEFT has no adaptformer"),
         (adapter("bottleneck"), "PEFT has no bottleneck"),
+        (adapter("fact"), "PEFT has no fact; it has lora, dora"),
+        (
+            adapter("oft", block_size=8),
+            "oft is not written for PEFT: PEFT's OFT has one rotation for each module, ours one for each of q, k and v; --to",
+        ),
+        (adapter("vpt"), "vpt is not written for PEFT: PEFT's prompt tuning is for language models$"),
         (adapter("dora", released_norm=True), "no DoRA with a magnitude per input"),
     ],
-    ids=["adaptformer", "bottleneck", "dora-released"],
+    ids=["adaptformer", "bottleneck", "fact", "oft", "vpt", "dora-released"],
 )
 def test_what_peft_has_not_is_refused(new, message, tmp_path):
     with pytest.raises(UserError, match=message):

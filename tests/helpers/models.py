@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import adapters
 from adapters import families
 from adapters.base import Adapter, LowRank
-from adapters.inject import Edit, edit_at, edits, sampling
+from adapters.inject import Edit, edit_at, edits, find_sites, sampling
 from pvera.models.classifier import Classifier, build, trainable
 
 torch.set_num_threads(1)  # the models are so small that a second thread only waits
@@ -77,6 +77,16 @@ PATHS = {target: place.path for target in families.SITES for place in families.p
 
 def classifier(new: Adapter, backbone: nn.Module | None = None, seed: int = 0, bf16: bool = False) -> Classifier:
     return build(backbone or vit(), new, CLASSES, HALF, seed, bf16=bf16)
+
+
+def new_parameters(backbone: nn.Module, new) -> int:
+    """Counts on the meta device, where nothing is drawn or held."""
+    with torch.device("meta"):
+        sites = find_sites(backbone, new)
+        shared = new.init_shared(sites, 0) if sites else None
+        values = [value for site in sites for value in new.init_params(site, shared).values()]
+    modules = {id(p): p.numel() for value in values if isinstance(value, nn.Module) for p in value.parameters()}  # a prior can be shared
+    return sum(modules.values()) + sum(value.numel() for value in values if isinstance(value, nn.Parameter))
 
 
 def batch(count: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
