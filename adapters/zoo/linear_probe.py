@@ -9,7 +9,7 @@ from adapters.base import Adapter, searched
 class LinearProbe(Adapter):
     name: str = "linear_probe"
     lr: float | None = searched(None)
-    """Unused: the head has its own rate, trainer.head_lr."""
+    """The head's, where trainer.head_lr is null; otherwise unused."""
 
     def sites(self) -> tuple[str, ...]:
         return ()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapters.base import LowRank, Site, Tensor
+from adapters.base import LowRank, Site, Tensor, searched
 
 
 def gaussian_a(d_in: int, rank: int) -> Tensor:
@@ -18,7 +18,7 @@ class LoRA(LowRank):
     """target += (alpha / r) x A B, with A ~ N(0, 1) / sqrt(r) and B = 0 at the start."""
 
     name: str = "lora"
-    alpha: float = 16.0
+    alpha: float | None = searched(16.0)
     same_in_all_blocks: bool = False
     """As in the released code, which draws A after the same seed in every block: all blocks start with the same A."""
     grid: list[dict[str, Any]] = field(default_factory=lambda: [{"rank": rank} for rank in (32, 64, 128)])
@@ -39,4 +39,5 @@ class LoRA(LowRank):
         return {"A": torch.nn.Parameter(a), "B": torch.nn.Parameter(torch.zeros(self.r, site.d_out))}
 
     def delta(self, params: Any, x: Tensor) -> Tensor:
+        assert self.alpha is not None  # every grid point sets it
         return (x @ params.A @ params.B) * (self.alpha / self.r)

@@ -77,16 +77,18 @@ def estimate(runs: list[Run], costs: Costs, so_far: dict[str, tuple[float, float
     """The forecast for a pack of runs, none of which is done."""
     run, tested = runs[0], test_images(runs[0])
     epochs = run.trainer.epochs
-    stops, best = so_far.get(run.adapter.name, (epochs, epochs))
+    stops, best = (epochs, epochs) if run.trainer.fixed_length else so_far.get(run.adapter.name, (epochs, epochs))
     disk = len(runs) * (ROW_BYTES + 4 * costs.parameters + tested * (4 * run.task.classes + 8))
     most = costs.seconds(runs, epochs, epochs, tested)
-    return Part(packs=1, most=most, likely=costs.seconds(runs, min(stops, epochs), min(best, epochs), tested), disk=disk)
+    likely = costs.seconds(runs, min(stops, epochs), min(run.trainer.retraining(best), epochs), tested)
+    return Part(packs=1, most=most, likely=likely, disk=disk)
 
 
 def kind(run: Run) -> str:
     """The settings that the cost of a step depends on. Runs of one kind are measured once."""
     adapter = {name: value for name, value in vars(run.adapter).items() if name not in ("lr", "kl_weight")}
-    return repr((run.backbone, adapter, run.image_size, run.precision, run.trainer.batch_size, run.device, run.pack, run.compile))
+    trainer = run.trainer.batch_size, run.trainer.drop_path
+    return repr((run.backbone, adapter, run.image_size, run.precision, trainer, run.device, run.pack, run.compile))
 
 
 def measured(packs: list[list[Run]]) -> dict[str, tuple[Run, Costs]]:
@@ -138,7 +140,8 @@ def describe(packs: list[list[Run]]) -> list[str]:
     columns |= {"hours as before": [_hours(part.likely) for part in by_task.values()]} if so_far else {}
     columns |= {"MiB of results": [f"{part.disk / 2**20:.1f}" for part in by_task.values()]}
     lines += ["", *_table(list(columns), zip(*columns.values(), strict=True)), ""]
-    lines.append("Hours at most: every grid point is trained for all its epochs; early stopping makes it less.")
+    early = any(not runs[0].trainer.fixed_length for runs in packs)
+    lines.append("Hours at most: every grid point is trained for all its epochs" + ("; early stopping makes it less." if early else "."))
     if so_far:
         lines.append(f"Hours as before: grid points stop where those of the rows in {folder} did.")
     size = sum(images.values()) / 2**20

@@ -41,7 +41,8 @@ class Costs:
         run, points = runs[0], sum(len(run.adapter.points()) for run in runs)
         again = 1000 if run.retrains() else 0
         images = self.frozen * (800 + 200 + again + n_test)
-        training = self.train * (points * 800 * epochs + len(runs) * again * best)
+        an_epoch = run.trainer.images
+        training = self.train * (points * an_epoch(800) * epochs + len(runs) * (an_epoch(again) if again else 0) * best)
         return self.setup + images + training + self.evaluate * (points * 200 * (epochs + 1) + len(runs) * n_test)
 
 
