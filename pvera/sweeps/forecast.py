@@ -86,7 +86,7 @@ def estimate(runs: list[Run], costs: Costs, so_far: dict[str, tuple[float, float
 
 def kind(run: Run) -> str:
     """The settings that the cost of a step depends on. Runs of one kind are measured once."""
-    adapter = {name: value for name, value in vars(run.adapter).items() if name not in ("lr", "kl_weight")}
+    adapter = {name: value for name, value in vars(run.adapter).items() if name not in ("lr", "weight_decay", "kl_weight")}
     trainer = run.trainer.batch_size, run.trainer.drop_path
     return repr((run.backbone, adapter, run.image_size, run.precision, trainer, run.device, run.pack, run.compile))
 
