@@ -56,7 +56,7 @@ class Adapter:
     output of the frozen module (`edit`). Every Parameter and Module that `init_params` returns is trained, and nothing else is.
 
     `grid` lists grid points: each is a dict of values for searchable hyper-parameters (those declared with `searched`, or with
-    `searchable=True`). The harness trains every point and keeps the one with the lowest validation loss. A value in the grid is used
+    `searchable=True`). The harness trains every point and keeps the one that validates best. A value in the grid is used
     only while the hyper-parameter itself is None; a value that is set by hand is not searched. `search` is the short form of a grid of
     all combinations.
 

@@ -41,6 +41,19 @@ def test_points_are_taken_to_stop_where_those_of_the_rows_did():
     assert estimate(lora, costs(train=1, setup=0), {}).likely == part.most
 
 
+def test_a_fixed_length_is_neither_cut_by_earlier_rows_nor_by_images_that_fill_no_batch():
+    words = ["protocol=noah", "source=offline", "adapter=lora", "adapter.rank=4", "trainer.epochs=50"]
+    [lora] = jobs.packs([*TINY, *words])
+    part = estimate(lora, costs(train=1, setup=0), {"lora": (25, 6)})
+    assert part.most == part.likely == 50 * 768 + 50 * 960  # 12 and 15 batches of 64
+
+
+def test_training_again_takes_a_whole_schedule():
+    [lora] = jobs.packs([*TINY, "trainer=cosine", "adapter=lora", "adapter.rank=4", "trainer.epochs=50", "trainer.fixed_length=false"])
+    part = estimate(lora, costs(train=1, setup=0), {"lora": (25, 6)})
+    assert (part.most, part.likely) == (50 * 768 + 50 * 960, 25 * 768 + 50 * 960)
+
+
 def test_parts_add_up():
     assert Part(1, 2, 3, 4.0, 5.0, 6) + Part(1, 1, 1, 1.0, 1.0, 1) == Part(2, 3, 4, 5.0, 6.0, 7)
 
