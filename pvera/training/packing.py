@@ -23,7 +23,7 @@ def fitting(learners: list[Learner], data: Data, losses: Losses, share: float = 
         return 1
     first, device = learners[0], data.labels.device
     noise = first.model.noise
-    before_step = noise and noise.get_state()
+    undrawn = noise.get_state() if noise else None
     batch = slice(0, first.trainer.batch_size)
     resources.reset_peak_memory(device)
     before = resources.memory(device)
@@ -32,8 +32,8 @@ def fitting(learners: list[Learner], data: Data, losses: Losses, share: float = 
     sum(losses(first, logits, data.labels[batch]).values()).backward()  # type: ignore[union-attr]
     step = max(1, resources.peak_memory(device) - before)
     first.optimizer.zero_grad(set_to_none=True)
-    if noise:
-        noise.set_state(before_step)
+    if noise and undrawn is not None:
+        noise.set_state(undrawn)
     return max(1, min(len(learners), int(share * resources.free_memory(device) / step)))
 
 
