@@ -60,7 +60,7 @@ def test_the_groups_hold_what_they_should():
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("adapter", methods())
 def test_every_adapter_composes_under_every_protocol(adapter, protocol):
-    composed = run(f"adapter={adapter}", f"protocol={protocol}")
+    composed = run(f"adapter={adapter}", f"protocol={protocol}", "backbone=test_vit", "source=offline")  # whose settings need no download
     assert type(composed.adapter) is methods()[adapter]
     for name in {f.name for f in fields(Protocol)} & {f.name for f in fields(composed.adapter)} - {"name"}:
         assert getattr(composed.adapter, name) == getattr(composed.protocol, name)
