@@ -60,6 +60,10 @@ class Task:
         """The exact number of images in train800, val200, train1000 or test; None where any number will do."""
         raise NotImplementedError
 
+    def label_names(self) -> list[str]:
+        """The classes by label: their names where the task knows them, else their numbers."""
+        return getattr(self, "class_names", None) or [str(label) for label in range(self.classes)]
+
 
 @dataclass
 class Task1k(Task):
