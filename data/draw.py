@@ -38,7 +38,7 @@ def assign(pools: Mapping[str, Sequence[Item]], task: OwnTask, where: str) -> di
         if len(items) < least:
             needed = ", ".join(ROLES[split] for split in ("val200", "test") if split not in given)
             raise DataError(
-                f"{where} has {len(items)} training image of the class {name}: drawing some for {needed} needs at least {least}; "
+                f"{where} has {len(items)} images of the class {name}: drawing some for {needed} needs at least {least}; "
                 "add images, or take the class away"
             )
         if "test" not in given:
@@ -48,7 +48,7 @@ def assign(pools: Mapping[str, Sequence[Item]], task: OwnTask, where: str) -> di
         if task.shots:
             if len(items) < task.shots:
                 raise DataError(
-                    f"{where} has {len(items)} training images of the class {name}, fewer than task.shots={task.shots}: "
+                    f"{where} has {len(items)} images of the class {name} to train on, fewer than task.shots={task.shots}: "
                     "add images, or ask for fewer shots"
                 )
             items = items[: task.shots]

@@ -47,6 +47,8 @@ class Tfds(Source):
 
     def check(self, task: Task) -> None:
         self.location(task)
+        if isinstance(task, OwnTask):
+            super().check(task)
 
     def complete(self, task: Task) -> Task:
         if not isinstance(task, OwnTask) or task.class_names:
@@ -175,24 +177,25 @@ def pools(task: OwnTask, folder: Path) -> dict[str, str]:
         named["test"] = test
     if val := task.val or ("validation" if "validation" in splits and test != "validation" else ""):
         named["val"] = val
-    taken: list[tuple[str, Any]] = []
+    taken: list[tuple[str, str, range]] = []
     for pool, expression in named.items():
         try:
             parts = tensorflow_datasets.core.ReadInstruction.from_spec(expression).to_absolute(splits)
+            spans = [(part.splitname, range(splits[part.splitname].num_examples)[part.from_ : part.to]) for part in parts]
         except (AssertionError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise DataError(
                 f"task.{pool}={expression} is no split of {task.builder}, which has {', '.join(splits)}: {reason}; "
                 f"give task.{pool}=EXPRESSION, such as train[:80%]"
             ) from error
-        for part in parts:
-            if overlap := [other for other, before in taken if before.splitname == part.splitname
-                           and before.from_ < part.to and part.from_ < before.to]:  # fmt: skip
-                raise DataError(
-                    f"task.{pool}={expression} and task.{overlap[0]}={named[overlap[0]]} of {task.builder} have images in common: "
-                    "give splits that do not overlap"
-                )
-        taken += [(pool, part) for part in parts]
+        for name, span in spans:
+            for other, split, before in taken:
+                if split == name and max(span.start, before.start) < min(span.stop, before.stop):
+                    raise DataError(
+                        f"task.{pool}={expression} and task.{other}={named[other]} of {task.builder} have images in common: "
+                        "give splits that do not overlap"
+                    )
+        taken += [(pool, *span) for span in spans]
     return named
 
 
@@ -212,9 +215,10 @@ def _features(folder: Path) -> _Features:
     info = tfds.builder_from_directory(folder).info
     keys = info.supervised_keys or ("image", "label")
     kinds = tfds.features.Image, tfds.features.ClassLabel
-    if len(keys) != 2 or not all(isinstance(info.features.get(key), kind) for key, kind in zip(keys, kinds, strict=True)):
-        raise DataError(f"{info.full_name} is no classification of images: its examples have {', '.join(info.features)}, supervised {keys}")
-    return _Features(*keys, info.features[keys[1]])
+    there = dict(info.features.items())
+    if len(keys) != 2 or not all(isinstance(there.get(key), kind) for key, kind in zip(keys, kinds, strict=True)):
+        raise DataError(f"{info.full_name} is no classification of images: its examples have {', '.join(there)}, supervised {keys}")
+    return _Features(*keys, there[keys[1]])
 
 
 def _assigned(task: OwnTask, folder: Path) -> dict[str, list[tuple[str, int]]]:
