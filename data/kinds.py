@@ -156,6 +156,11 @@ class OwnTask(Task):
         exact = {"test": self.n_test} if self.shots else {"test": self.n_test, "train1000": self.n_train}
         return exact.get(split) or None
 
+    @property
+    def is_complete(self) -> bool:
+        """Name and classes are those of the data, as in a checkpoint."""
+        return bool(self.name) and 0 < self.classes == len(self.class_names)
+
     def completed(self, name: str, class_names: list[str]) -> OwnTask:
         """The task with the classes that were found, and with its name, or else this one."""
         if self.classes not in (0, len(class_names)):

@@ -119,7 +119,7 @@ class Source:
 
     def complete(self, task: Task) -> Task:
         """The task, with the name and the classes that only the data tell of own images. Raises DataError if they cannot be had."""
-        if isinstance(task, OwnTask) and not task.class_names:
+        if isinstance(task, OwnTask) and not task.is_complete:
             raise DataError(
                 f"source={self.name} has no {task.name or 'images of your own'}: "
                 + ("take source=tfds" if task.builder else "take source=folder source.root=DIR")

@@ -7,6 +7,7 @@ Nothing here imports numpy, torch or TensorFlow.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -15,6 +16,8 @@ from data.errors import DataError
 from data.kinds import EXTRA, OPEN, TASKS, OwnTask, Task, Task1k
 
 GROUPS = ("natural", "specialized", "structured")
+OWN = "extra/own"
+"""The choice of Hydra that is everybody's own images; not in the group's first level, so that `task=glob(*)` means the 19."""
 SPLITS = ("train800", "val200", "train1000", "test")
 
 
@@ -28,10 +31,10 @@ def find(name: str) -> Task:
         if name and name in (key, task.name, task.folder):
             return task
     if name == "own":
-        return OPEN["extra/own"]
+        return OPEN[OWN]
     if name.startswith("tfds/"):
         return of_builder(name.removeprefix("tfds/"))
-    raise DataError(f"no task {name!r}; choose from {', '.join([*TASKS, *EXTRA, *list(OPEN)[1:]])}, own, tfds/NAME")
+    raise DataError(f"no task {name!r}; choose from {', '.join([*TASKS, *EXTRA, *(key for key in OPEN if key != OWN)])}, own, tfds/NAME")
 
 
 def of_builder(builder: str) -> OwnTask:
@@ -46,6 +49,9 @@ def restore(values: dict[str, Any]) -> Task:
     for task in (TASKS | EXTRA).values():
         if task.name == values["name"]:
             return task
+    for own in OPEN.values():
+        if own.name and own.name == values["name"]:
+            return replace(own, class_names=values["class_names"])
     return OwnTask(**values) if "class_names" in values else Task1k(**values)
 
 
@@ -147,7 +153,7 @@ _FGVC = [
             builder="cars196", versions="2.*.*"),
 ]
 # fmt: on
-OPEN |= {"extra/own": OwnTask()} | {f"fgvc/{task.name}": task for task in _FGVC}
+OPEN |= {OWN: OwnTask()} | {f"fgvc/{task.name}": task for task in _FGVC}
 ALIASES = {
     alias: key
     for key, task in (TASKS | EXTRA | OPEN).items() for alias in (key.split("/")[-1], task.name, task.folder)

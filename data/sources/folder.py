@@ -38,7 +38,7 @@ class Folder(Source):
         return bool(task.folder)
 
     def complete(self, task: Task) -> Task:
-        if not isinstance(task, OwnTask) or task.class_names:
+        if not isinstance(task, OwnTask) or task.is_complete:
             return task
         folder = self.location(task).resolve()
         return task.completed(re.sub(r"[^\w.+-]+", "_", folder.name).lstrip("_.+-") or "images", layouts.read(folder).class_names)
