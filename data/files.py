@@ -64,6 +64,29 @@ def state(path: Path | str) -> list[int]:
     return [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
+def files_below(folder: Path) -> list[Path]:
+    """The files in a folder and below it, sorted, without what starts with a dot. Links are followed, but each folder is read once.
+
+    Raises DataError if it, or a folder in it, cannot be read.
+    """
+    files, seen = list[Path](), set[str]()
+    try:
+        for where, below, names in os.walk(folder, onerror=_raise, followlinks=True):
+            if (real := os.path.realpath(where)) in seen:
+                below.clear()
+                continue
+            seen.add(real)
+            below[:] = sorted(name for name in below if not name.startswith("."))
+            files += [Path(where) / name for name in names if not name.startswith(".")]
+    except OSError as error:
+        raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+    return sorted(files)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def read(path: Path) -> bytes:
     """The content of a file. Raises DataError if it cannot be read."""
     try:

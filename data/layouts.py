@@ -16,6 +16,7 @@ from pathlib import Path
 from data import lists
 from data.draw import Item
 from data.errors import DataError
+from data.files import files_below
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
@@ -51,18 +52,10 @@ def read(folder: Path) -> Layout:
 
 
 def images_below(folder: Path) -> tuple[list[Path], list[Path]]:
-    """All images in a folder and below it, sorted, and all other files. Links are followed; what starts with a dot is left out."""
-    images, others, seen = [], [], set()
-    for directory, below, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(directory)) in seen:  # links in a circle
-            below.clear()
-            continue
-        seen.add(real)
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        for name in names:
-            if not name.startswith("."):
-                (images if name.lower().endswith(IMAGE_ENDINGS) else others).append(Path(directory) / name)
-    return sorted(images), sorted(others)
+    """The images in a folder and below it, and the other files there; see `data.files.files_below`."""
+    files = files_below(folder)
+    images = [path for path in files if path.name.lower().endswith(IMAGE_ENDINGS)]
+    return images, [path for path in files if not path.name.lower().endswith(IMAGE_ENDINGS)]
 
 
 def _listing(folder: Path) -> dict[str, Path]:

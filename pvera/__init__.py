@@ -22,6 +22,6 @@ def _prefer_own_packages() -> None:
 
 _prefer_own_packages()
 
-from pvera import torchvision_ops  # noqa: E402
+from pvera import imports  # noqa: E402
 
-torchvision_ops.install()
+imports.install()

@@ -105,7 +105,7 @@ class Run:
     precision: str = "fp32"
     """fp32, bf16 (frozen weights and activations; trained parameters and optimizer stay in fp32), or auto: bf16 if the device has it."""
     device: str = without_effect("auto")
-    """auto, cpu, cuda or cuda:N."""
+    """auto, cpu, cuda, cuda:N or mps."""
     pack: int | None = without_effect(None)
     """Maximum number of grid points that share a pass of the frozen backbone; null: as many as memory allows."""
     compile: bool = without_effect(False)

@@ -3,12 +3,11 @@
 import os
 import re
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.command import run as run_command
 from tests.helpers.docs import examples
 
 ROOT = Path(__file__).parents[1]
@@ -31,10 +30,8 @@ def folder(tmp_path):
 
 def test_every_example_of_an_adapter_passes_the_tests_of_the_contract(folder):
     suite = ROOT / "tests" / "adapters"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", suite, "-vv", "-p", "no:cacheprovider", "-k", " or ".join(ADAPTERS)],
-        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PVERA_ADAPTERS": str(folder), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    words = [str(suite), "-vv", "-p", "no:cacheprovider", "-k", " or ".join(ADAPTERS)]
+    done = run_command(*words, module="pytest", cwd=ROOT, env={**os.environ, "PVERA_ADAPTERS": str(folder)})
     assert done.returncode == 0, done.stdout
     for name in ADAPTERS:
         passed = set(re.findall(rf"::(test_\w+)\[.*\b{name}\b.*\] PASSED", done.stdout))
@@ -61,8 +58,5 @@ def test_a_folder_that_will_not_do_is_one_line(tmp_path, files, message):
     for name, code in (files or {}).items():
         (tmp_path / name).write_text(code)
     place = tmp_path if files else tmp_path / "absent"
-    done = subprocess.run(
-        [sys.executable, "-m", "pvera", "adapter=lora"], capture_output=True, text=True, cwd=ROOT,
-        env={**os.environ, "PVERA_ADAPTERS": str(place)},
-    )  # fmt: skip
+    done = run_command("adapter=lora", env={**os.environ, "PVERA_ADAPTERS": str(place)})
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1

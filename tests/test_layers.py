@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 #: From the bottom to the top. A module imports from its own layer and from those below it.
 LAYERS = [
-    "pvera.torchvision_ops",
+    "pvera.imports",
     "pvera pvera.errors pvera.text",
     "pvera.storage",
     "pvera.metrics",

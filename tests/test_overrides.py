@@ -4,7 +4,6 @@ import os
 import runpy
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +16,7 @@ from pvera import evaluate, plan, segment
 from pvera.errors import UserError
 from pvera.exchange import peft_checkpoint
 from pvera.overrides import check_command_line, check_folder, check_words, expand_words
+from tests.helpers.command import run as run_command
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_what_the_documentation_uses_is_not():
 
 
 def command(*words: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "pvera", *words], capture_output=True, text=True, env={**os.environ, **environment})
+    return run_command(*words, env={**os.environ, **environment})
 
 
 @pytest.mark.parametrize(
@@ -284,6 +284,6 @@ def test_a_machine_without_a_home_folder_needs_a_cache_alone(tmp_path):
     environment = {key: value for key, value in os.environ.items() if key != "HOME"} | {"PVERA_CACHE": str(tmp_path / "cache")}
     words = ["-m", "backbone=test_vit", "task=digits", "image_size=32", "adapter=linear_probe", "seed=0,1", "trainer=smoke",
              "trainer.epochs=1", "source.test_limit=20", "protocol.retrain=false", f"results={tmp_path / 'rows'}"]  # fmt: skip
-    done = subprocess.run([sys.executable, "-m", "pvera", *words], capture_output=True, text=True, env=environment, timeout=300)
+    done = run_command(*words, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(list((tmp_path / "rows").rglob("seed=*.json"))) == 2

@@ -2,9 +2,9 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.helpers.command import run as run_command
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -16,15 +16,10 @@ def test_the_ninth_adapter_of_the_readme_is_one_file_and_gets_a_row(tmp_path):
     (tmp_path / "adapters" / "mine.py").write_text(code)
     words = ["adapter=mine", "adapter.start=0.5", "task=extra/digits", "backbone=test_vit", "image_size=32", "trainer.epochs=1",
              "protocol.retrain=false", f"results={tmp_path / 'rows'}"]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "pvera", *words], capture_output=True, text=True, cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PVERA_ADAPTERS": str(tmp_path / "adapters")},
-    )  # fmt: skip
+    done = run_command(*words, env={**os.environ, "PVERA_ADAPTERS": str(tmp_path / "adapters")})
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("mine on digits, seed 0: test accuracy")
-    shown = subprocess.run(
-        [sys.executable, "-m", "pvera.table", str(tmp_path / "rows"), "--allow-limited", "--allow-dirty"], capture_output=True, text=True
-    )
+    shown = run_command(str(tmp_path / "rows"), "--allow-limited", "--allow-dirty", module="pvera.table")
     assert "| mine " in shown.stdout
     assert "at most 1 epochs" in shown.stdout
 

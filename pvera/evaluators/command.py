@@ -40,7 +40,7 @@ def add_options(parser: ArgumentParser, evaluator: Evaluator) -> None:
     """The options that all evaluators share, and those of this one."""
     parser.add_argument("--images", type=int, metavar="N", help="only so many images of each set, evenly apart; the report says so")
     parser.add_argument("--root", help="where the run's data is, if not where it was")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--device", default="auto", help=precision.DEVICES)
     parser.add_argument("--out", type=command.path, metavar="DIR", help="where the report goes (default: beside the row)")
     evaluator.add_options(parser)
 

@@ -107,10 +107,6 @@ class OODImages:
     def _files(self) -> tuple[list[Path], list[Path]]:
         """The images in the folder and below it, and the other files there. Raises UserError if there is no image."""
         folder = local(str(self.folder))
-        try:
-            next(folder.iterdir(), None)
-        except OSError as error:
-            raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
         images, others = images_below(folder)
         if not images:
             raise UserError(f"no image in the folder {folder} or below it; read are {', '.join(IMAGE_ENDINGS)}")

@@ -40,7 +40,7 @@ def softmax_of(trained: Trained, images: Tensor | None = None) -> Tensor:
     """The mean mode's probabilities (N, C) of the run's own or of other images, in float64: in float32, sure predictions would tie at 1."""
     from pvera.models.predict import logits_of
 
-    return logits_of(trained.model, trained.images if images is None else images).double().softmax(-1).cpu()
+    return logits_of(trained.model, trained.images if images is None else images).cpu().double().softmax(-1)
 
 
 def quality(probabilities: Tensor, labels: Tensor) -> dict[str, Any]:

@@ -25,7 +25,9 @@ def compile_blocks(blocks: Iterable[nn.Module]) -> None:
 
 
 def check(device: torch.device) -> None:
-    """Raises UserError if torch.compile has no C++ compiler for this device."""
+    """Raises UserError if torch.compile does not serve this device, or has no C++ compiler for it."""
+    if device.type == "mps":
+        raise UserError("compile=true is for cpu and cuda, found device=mps: leave compile out")
     compilers = [os.environ.get("CXX") or "g++", "clang++"]
     if device.type == "cpu" and not any(map(shutil.which, compilers)):
         raise UserError(f"compile=true needs a C++ compiler, found neither {' nor '.join(compilers)}: install one, or leave compile out")

@@ -114,7 +114,7 @@ def draws_of(
                 noise = [_generator(seed, 0 if same_noise else start + image, k, device) for image, k in some] if mode == "sample" else None
                 with sampling(model, mode, average, noise):
                     logits = model(tokens[torch.tensor([image for image, _ in some], device=device)])
-                parts.append(logits.double().softmax(-1).cpu())
+                parts.append(logits.cpu().double().softmax(-1))
                 progress(len(some))
             yield torch.cat(parts).view(len(tokens), samples, -1)
 

@@ -38,7 +38,7 @@ def scores(
     with torch.inference_mode(), NormsOfMu(model) as watched:
         for batch in images.split(eval_batch(model)):
             tokens = model.frozen(batch.to(model.mean.device))
-            parts.append(model(tokens).double().cpu())
+            parts.append(model(tokens).cpu().double())
             norms.append(watched.take())
             progress(len(batch))
     logits = torch.cat(parts)
@@ -68,8 +68,8 @@ class NormsOfMu:
 
     def _keep(self, edit: Edit, inputs: tuple[Tensor, ...]) -> None:
         adapter: Any = edit.adapter
-        norms = adapter.mu(edit, inputs[0]).double().norm(dim=-1)  # (B, tokens)
-        self.branches.setdefault(int(edit.site.split(".")[0]), []).append(norms.mean(1).cpu())
+        norms = adapter.mu(edit, inputs[0]).cpu().double().norm(dim=-1)  # (B, tokens)
+        self.branches.setdefault(int(edit.site.split(".")[0]), []).append(norms.mean(1))
 
     def take(self) -> dict[int, Tensor]:
         """The mean over the branches of each block since the last call, (B,) in float64."""

@@ -48,8 +48,8 @@ def logits_of_all(models: Sequence[Classifier], images: Tensor) -> Tensor:
 
 
 def _merged_if_exact(model: Classifier) -> AbstractContextManager[object]:
-    """Merges the edits if they allow it; not in bf16, which may be too coarse to hold an edit next to its weight."""
-    exact = not model.bf16 and all(edit.adapter.mergeable for edit in edits(model))
+    """Merges the edits if they allow it; not in bf16, too coarse to hold an edit next to its weight, nor on mps, which has no float64."""
+    exact = not model.bf16 and model.mean.device.type != "mps" and all(edit.adapter.mergeable for edit in edits(model))
     return merged(model) if exact else nullcontext()
 
 

@@ -15,7 +15,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 def device(name: str) -> torch.device:
-    """The torch device for auto, cpu, cuda or cuda:N. Raises UserError for cuda if torch sees no such CUDA device."""
+    """The torch device for auto, cpu, cuda, cuda:N or mps. Raises UserError for one that torch does not see."""
+    if name == "mps":
+        if not torch.backends.mps.is_available():
+            raise UserError("device=mps, but torch sees no Apple GPU; use device=cpu or device=auto")
+        return torch.device("mps")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device={name}, but torch sees no CUDA device; use device=cpu or device=auto")
     if name.startswith("cuda:"):
@@ -30,7 +34,7 @@ def device(name: str) -> torch.device:
 def describe(device: torch.device, *, compiled: bool = False) -> str:
     """The device as a row names it, with the number of threads on a CPU, and torch.compile if it was used."""
     cpu = f"cpu, {platform.machine()}, {torch.get_num_threads()} threads"
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
+    name = {"cuda": torch.cuda.get_device_name, "mps": lambda _: f"mps, {platform.machine()}"}.get(device.type, lambda _: cpu)(device)
     return f"{name}, torch.compile" if compiled else name
 
 
@@ -52,11 +56,18 @@ def _libc(name: str) -> Callable[..., int] | None:
 
 def memory(device: torch.device) -> int:
     """Bytes in use now, of the same kind as `peak_memory`."""
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else _process_memory("VmRSS")
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes in use since `reset_peak_memory`: of tensors on the GPU, else the resident set of the process."""
+    """The most bytes in use since `reset_peak_memory`: of tensors on the GPU, else the resident set of the process.
+
+    On mps, which keeps no such record, what torch holds now: it keeps the memory of freed tensors.
+    """
+    if device.type == "mps":
+        return memory(device)
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _process_memory("VmHWM")
 
 
@@ -64,6 +75,9 @@ def reset_peak_memory(device: torch.device) -> None:
     """Restarts `peak_memory` (on a CPU if Linux allows it), since a sweep trains many runs in one process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+        return
+    if device.type == "mps":
+        torch.mps.empty_cache()
         return
     if trim := _libc("malloc_trim"):  # freed memory that is kept for the next tensor is not in use
         trim(0)
@@ -78,6 +92,8 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     return _kilobytes(Path("/proc/meminfo"), "MemAvailable") or os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -102,5 +118,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 def release_memory() -> None:
     """Returns torch's cached memory to the GPU."""
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -9,7 +9,15 @@ from PIL import Image
 from pvera.config import register, to_runs
 from pvera.sweeps.execute import execute
 
-TINY = ["task=extra/digits", "backbone=test_vit", "trainer.epochs=1", "image_size=32", "source.test_limit=60", "protocol.retrain=false"]
+TINY = [
+    "task=extra/digits",
+    "backbone=test_vit",
+    "trainer.epochs=1",
+    "trainer.batch_size=80",
+    "image_size=32",
+    "source.test_limit=60",
+    "protocol.retrain=false",
+]
 
 
 @pytest.fixture(scope="session")

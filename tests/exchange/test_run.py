@@ -23,7 +23,15 @@ from tests.helpers.dinov2 import as_dinov2
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs" / "exchange.md").read_text()
-TINY = ["task=extra/digits", "backbone=test_vit", "trainer=smoke", "trainer.epochs=1", "image_size=32", "source.test_limit=50"]
+TINY = [
+    "task=extra/digits",
+    "backbone=test_vit",
+    "trainer=smoke",
+    "trainer.epochs=1",
+    "trainer.batch_size=80",
+    "image_size=32",
+    "source.test_limit=50",
+]
 DATA = ["task=extra/digits", "backbone=test_vit", "image_size=32", "source.test_limit=50"]
 
 

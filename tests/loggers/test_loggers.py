@@ -16,6 +16,7 @@ from pvera.config import register, to_runs
 from pvera.loggers import Csv, Logger, TensorBoard, Wandb
 from pvera.rows import store
 from pvera.rows.row import label
+from tests.helpers.command import run as run_command
 from tests.helpers.watched import GRID, make, whole
 
 
@@ -126,7 +127,7 @@ def test_a_real_run_tells_all_of_them(tmp_path):
     words = ["adapter=pvera", "adapter.rank=8", GRID, "task=extra/digits", "backbone=test_vit", "image_size=32", "trainer.epochs=2",
              "source.test_limit=50", "protocol.retrain=false", "logger=[csv,tensorboard,wandb]", f"results={tmp_path}"]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "HOME": str(tmp_path / "home")}
-    done = subprocess.run([sys.executable, "-m", "pvera", *words], capture_output=True, text=True, env=environment)
+    done = run_command(*words, env=environment)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     [path] = tmp_path.rglob("seed=0-*.json")
     row = json.loads(path.read_text())

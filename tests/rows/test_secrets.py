@@ -3,8 +3,6 @@
 import ast
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 
 from pvera.errors import UserError
 from pvera.rows import store
+from tests.helpers.command import run as run_command
 
 ROOT = Path(__file__).parents[2]
 MARK = "5ec2e7"
@@ -28,7 +27,7 @@ def test_no_secret_of_the_environment_is_in_what_a_sweep_leaves(tmp_path):
     words += ["adapter=linear_probe", "logger=wandb", "results=rows", "hydra.sweep.dir=hydra"]
     environment = {**os.environ, **SECRETS, "HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     environment |= {"WANDB_MODE": "offline"}
-    done = subprocess.run([sys.executable, "-m", "pvera", "-m", *words], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    done = run_command("-m", *words, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     left = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "netrc"]
     assert {".json", ".npz", ".safetensors", ".wandb", ".log", ".yaml"} <= {path.suffix for path in left}

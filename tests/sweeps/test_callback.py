@@ -2,14 +2,15 @@
 
 import os
 import re
-import subprocess
-import sys
+import select
+from pathlib import Path
 
 from hydra import compose, initialize_config_module
 
 from pvera.config import register, to_runs
 from pvera.rows import digests, store
 from pvera.sweeps.execute import row_path
+from tests.helpers.command import Command
 from tests.helpers.rows import make_row
 
 
@@ -22,22 +23,18 @@ def test_a_sweep_tells_how_it_stands_on_a_terminal_and_sums_up(tmp_path):
     store.write(row_path(run), make_row(config=run.settings(), digest=digests.digest(run.settings())))
 
     ours, theirs = os.openpty()
-    command = [sys.executable, "-m", "pvera", "-m", *words, "seed=0,1,2"]
-    told = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    os.close(theirs)
+    told = Command("-m", *words, "seed=0,1,2", stderr=Path(os.ttyname(theirs)))
     shown = b""
-    try:
-        while part := os.read(ours, 4096):
-            shown += part
-    except OSError:  # Linux says that the other end is closed in this way
-        pass
-    out, _ = told.communicate()
-    assert told.returncode == 0
+    while told.poll() is None or select.select([ours], [], [], 0)[0]:
+        if select.select([ours], [], [], 0.05)[0]:
+            shown += os.read(ours, 4096)
+    done = told.wait()
+    assert done.returncode == 0
     said = [line for line in re.split(r"[\r\n]+", shown.decode()) if "skipped" in line]
     assert said[0] == "0 done, 1 skipped, 1 running, 1 left: linear_probe on digits, seed 0"
     assert re.fullmatch(r"1 done, 1 skipped, 1 running, 0 left, about 0:\d\d:\d\d left: linear_probe on digits, seed 2", said[1])
     assert len(said) == 2
-    first, *each, last = out.splitlines()
+    first, *each, last = done.stdout.splitlines()
     assert first == "3 runs: 1 done before, 2 to do"
     assert [line.split()[0] for line in each] == ["[2/3]", "[3/3]"]
     assert re.fullmatch(rf"2 done in 0:\d\d:\d\d, 1 skipped \(done before\); python -m pvera\.runs {tmp_path}", last)

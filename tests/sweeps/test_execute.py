@@ -1,9 +1,10 @@
 """A whole run on real digits with a tiny backbone: its row, its files, its repetition, its errors."""
 
 import json
-import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -19,8 +20,18 @@ from pvera.metrics.table import evaluate as metrics
 from pvera.rows import digests, store
 from pvera.rows.row import Row
 from pvera.sweeps.execute import execute, row_path
+from tests.helpers.command import Command
+from tests.helpers.command import run as run_command
 
-TINY = ["task=extra/digits", "backbone=test_vit", "trainer=smoke", "trainer.epochs=1", "image_size=32", "source.test_limit=50"]
+TINY = [
+    "task=extra/digits",
+    "backbone=test_vit",
+    "trainer=smoke",
+    "trainer.batch_size=80",
+    "trainer.epochs=1",
+    "image_size=32",
+    "source.test_limit=50",
+]
 TIMES = ("seconds", "peak_memory", "finished")
 torch.set_num_threads(1)
 pytestmark = pytest.mark.usefixtures("hydra")
@@ -28,12 +39,6 @@ pytestmark = pytest.mark.usefixtures("hydra")
 
 def make(*overrides: str):
     return to_runs(compose("config", overrides=[*TINY, *overrides]))[0]
-
-
-def command(*words: str, module: str = "pvera") -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", module, *words], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300
-    )
 
 
 def files(folder: Path) -> list[str]:
@@ -103,7 +108,7 @@ def test_a_checkpoint_rebuilds_the_model_and_its_test_figures(done, capsys):
 
 
 def test_the_command_that_checks_a_cell_runs_by_itself(done):
-    tested = command(str(done[1].path.with_suffix(".safetensors")), module="pvera.evaluate")
+    tested = run_command(str(done[1].path.with_suffix(".safetensors")), module="pvera.evaluate")
     assert tested.returncode == 0, tested.stderr
     assert tested.stdout.startswith("test_acc")
 
@@ -195,20 +200,16 @@ def test_a_point_that_diverges_is_never_chosen_and_the_others_go_on(tmp_path):
 
 def test_a_killed_and_repeated_sweep_gives_the_same_table(tmp_path):
     words = ["-m", *TINY, "adapter=linear_probe,ia3", "seed=0,1"]
-    whole = command(*words, f"results={tmp_path / 'whole'}")
+    whole = run_command(*words, f"results={tmp_path / 'whole'}")
     assert (whole.returncode, whole.stderr) == (0, "")  # no terminal: neither bars nor how it stands
     assert "4 runs: 0 done before, 4 to do" in whole.stdout
-    killed = subprocess.Popen(
-        [sys.executable, "-m", "pvera", *words, f"results={tmp_path / 'killed'}"],
-        stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert killed.stdout is not None
-    for line in killed.stdout:
-        if line.startswith("[2/4]"):
-            killed.kill()
-            break
+    killed = Command(*words, f"results={tmp_path / 'killed'}")
+    while "[2/4]" not in killed.stdout:
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
     killed.wait()
-    again = command(*words, f"results={tmp_path / 'killed'}")
+    again = run_command(*words, f"results={tmp_path / 'killed'}")
     assert again.returncode == 0, again.stderr
     assert "4 runs: 2 done before, 2 to do" in again.stdout
     accuracies = [{(row.adapter, row.seed): row.test["nll"] for row in store.read_all(tmp_path / folder)} for folder in ("whole", "killed")]
@@ -223,7 +224,7 @@ def test_a_killed_and_repeated_sweep_gives_the_same_table(tmp_path):
 
 def test_one_failing_run_does_not_stop_a_sweep(tmp_path):
     # head_lr=1e30 overflows in the first step of the first run
-    done = command("-m", *TINY, "adapter=linear_probe", "trainer.head_lr=1e30,1e-3", f"results={tmp_path}")
+    done = run_command("-m", *TINY, "adapter=linear_probe", "trainer.head_lr=1e30,1e-3", f"results={tmp_path}")
     assert done.returncode == 1
     assert "is not finite in epoch 1" in done.stderr
     assert "1 of 2 runs failed" in done.stderr
@@ -254,7 +255,7 @@ def test_bad_input_is_one_line_before_any_work(tmp_path, words, said):
     given = [word for word in TINY if word.split("=")[0] not in {w.split("=")[0] for w in words}]
     if "source=folder" in words or "source=tfds" in words:
         given = [word for word in given if not word.startswith("source.")]
-    done = command(*given, f"results={tmp_path / 'rows'}", *words)
+    done = run_command(*given, f"results={tmp_path / 'rows'}", *words)
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
@@ -277,7 +278,7 @@ def test_the_caltech_cut_trains_from_its_folder_and_is_marked(shared, tmp_path):
 
 
 def test_a_sweep_is_checked_whole_before_its_first_run(tmp_path):
-    done = command("-m", *TINY, "adapter=lora", "adapter.rank=4,0", f"results={tmp_path}")
+    done = run_command("-m", *TINY, "adapter=lora", "adapter.rank=4,0", f"results={tmp_path}")
     assert done.returncode == 2
     assert done.stderr == "pvera: adapter.rank must be a whole number above 0, found 0\n"
     assert not results_exist(tmp_path)
@@ -286,6 +287,7 @@ def test_a_sweep_is_checked_whole_before_its_first_run(tmp_path):
 def test_help_and_config_need_no_torch():
     code = """
 import sys
+import time
 sys.argv = ["pvera", {!r}]
 from pvera.__main__ import main
 try:

@@ -1,9 +1,5 @@
 """A sweeper that searches, such as Optuna's, minimises the validation loss of single runs."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 from hydra.errors import HydraException
 
@@ -12,6 +8,7 @@ from pvera.overrides import check_words
 from pvera.rows import store
 from pvera.sweeps.callback import is_grid
 from pvera.sweeps.execute import Result, Results
+from tests.helpers.command import run as run_command
 from tests.helpers.rows import run
 
 TINY = ["task=digits", "backbone=test_vit", "image_size=32", "adapter=linear_probe", "trainer=smoke", "trainer.epochs=1",
@@ -40,8 +37,7 @@ def test_optuna_searches(tmp_path):
     words = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1", *TINY,
              "trainer.head_lr=tag(log,interval(1e-4,1e-2))",
              f"results={tmp_path / 'rows'}", f"hydra.sweep.dir={tmp_path / 'hydra'}"]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", "pvera", *words], capture_output=True, text=True, env=environment, timeout=300)
+    done = run_command(*words)
     assert done.returncode == 0, done.stderr
     rows = store.read_all(tmp_path / "rows")
     assert len(rows) == 3 == done.stdout.count("linear_probe on digits")

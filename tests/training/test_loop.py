@@ -3,13 +3,17 @@
 import math
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pvera.config import Protocol, Trainer
+from pvera.models import predict
 from pvera.models.data import Data
 from pvera.training.learner import Learner, cross_entropy
 from pvera.training.loop import fit, train_epoch
@@ -202,6 +206,33 @@ def test_a_loss_that_is_not_finite_ends_its_learner_alone_with_its_epoch():
     assert sound.failure is None
     assert math.isinf(broken.best_loss)
     assert math.isfinite(sound.best_loss)
+
+
+class Doubles(TorchDispatchMode):
+    """Notes the operators that give a tensor in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if any(isinstance(value, torch.Tensor) and value.dtype == torch.float64 for value in tree_leaves(result)):
+            self.seen.add(str(function))
+        return result
+
+
+@pytest.mark.parametrize("name", models.EIGHT)
+def test_neither_training_nor_the_pass_of_a_test_needs_float64_which_an_apple_gpu_lacks(name, monkeypatch):
+    monkeypatch.setattr(predict, "_merged_if_exact", lambda model: nullcontext())  # as on mps
+    one, images = learner(name), data()
+    with Doubles() as doubles:
+        train_epoch([one], images, lambda _: None)
+        one.validation(images)
+    assert doubles.seen == set()
+    with Doubles() as doubles:
+        torch.zeros(1).double()
+    assert doubles.seen
 
 
 def test_same_seed_same_weights():

@@ -1,10 +1,7 @@
 """Training that is interrupted goes on from its last epoch, and its row is that of a run that was not."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,8 +16,9 @@ from pvera.sweeps import leases
 from pvera.sweeps.execute import execute, row_path
 from pvera.training import loop, progress, train
 from pvera.training.run import failure_of
+from tests.helpers.command import Command
 
-TINY = ["task=extra/digits", "backbone=test_vit", "trainer.epochs=3", "image_size=32", "source.test_limit=50"]
+TINY = ["task=extra/digits", "backbone=test_vit", "trainer.batch_size=80", "trainer.epochs=3", "image_size=32", "source.test_limit=50"]
 # The last block only, so that the others are passed once.
 GRID = ["adapter=pvera", "adapter.layers=[5]", "adapter.rank=8", "adapter.grid=[{lr:1e-2},{lr:1e-3}]"]
 TIMES = ("seconds", "peak_memory", "finished")
@@ -300,15 +298,13 @@ def test_a_success_removes_the_failure(tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
 def test_a_signal_keeps_the_last_epoch_and_says_so_by_the_exit_code(tmp_path, number, code):
     words = [*TINY, "adapter=linear_probe", "trainer.epochs=100000", "trainer.patience=100000", f"results={tmp_path}"]
-    started = subprocess.Popen(
-        [sys.executable, "-m", "pvera", *words], stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
-    )  # fmt: skip
+    started = Command(*words)
     while not list(tmp_path.rglob("*.resume-?")):
         assert started.poll() is None
     started.send_signal(number)
-    said = started.communicate(timeout=60)[1]
-    assert started.returncode == code, said
+    done = started.wait(60)
+    said = done.stderr
+    assert done.returncode == code, said
     assert "the same command goes on from the last epoch" in said
     assert "Traceback" not in said
     for file in tmp_path.rglob("*.resume-?"):

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from pvera import torchvision_ops
+from pvera import imports
 
 
 def python(code: str) -> str:
@@ -20,15 +20,20 @@ def test_torchvision_and_timm_import_in_a_fresh_interpreter():
     assert python(code).endswith(" True")
 
 
+def test_timm_does_not_import_wandb_which_can_be_imported_after_it():
+    code = "import sys, pvera, timm.utils; print('wandb' in sys.modules); import wandb; print(wandb.__name__, timm.__spec__.loader.name)"
+    assert python(code) == "False\nwandb timm"
+
+
 def test_finder_steps_aside_after_the_first_import():
     code = """
 import sys, pvera
-from pvera import torchvision_ops
-ours = lambda: sum(isinstance(finder, torchvision_ops._Finder) for finder in sys.meta_path)
-torchvision_ops.install()
+from pvera import imports
+ours = lambda: sum(isinstance(finder, imports._Torchvision) for finder in sys.meta_path)
+imports.install()
 before = ours()
 import torchvision
-torchvision_ops.install()
+imports.install()
 print(before, ours())
 """
     assert python(code) == "1 0"
@@ -54,24 +59,24 @@ def test_operators_are_declared_only_where_the_library_does_not_load(monkeypatch
 
     monkeypatch.setattr(torch.ops, "load_library", load_library)
     monkeypatch.setattr(torch.library, "Library", Library)
-    monkeypatch.setattr(torchvision_ops, "_libraries", [])
+    monkeypatch.setattr(imports, "_libraries", [])
     (tmp_path / "_C.so").touch()
-    torchvision_ops._declare_missing_operators(str(tmp_path))
+    imports._declare_missing_operators(str(tmp_path))
     assert loaded == [str(tmp_path / "_C.so")]
     schemas = [f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor" for op in ("nms", "qnms")]
     assert declared == ([] if healthy else schemas)
-    assert len(torchvision_ops._libraries) == (0 if healthy else 1)
+    assert len(imports._libraries) == (0 if healthy else 1)
 
 
 def test_only_torchvision_itself_is_looked_at(monkeypatch):
-    finder = torchvision_ops._Finder()
-    monkeypatch.setattr(torchvision_ops, "_declare_missing_operators", lambda path: pytest.fail(f"looked at {path}"))
+    finder = imports._Torchvision()
+    monkeypatch.setattr(imports, "_declare_missing_operators", lambda path: pytest.fail(f"looked at {path}"))
     assert finder.find_spec("torchvision.ops") is None
     assert finder.find_spec("torch") is None
 
 
 def test_absent_torchvision_stays_an_import_error(monkeypatch):
-    finder = torchvision_ops._Finder()
+    finder = imports._Torchvision()
     monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
     monkeypatch.setattr(importlib.machinery.PathFinder, "find_spec", lambda name, path=None: None)
     assert finder.find_spec("torchvision") is None
