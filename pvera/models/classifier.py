@@ -1,4 +1,4 @@
-"""A classifier: a frozen backbone with an adapter's edits, and a linear head on its class token."""
+"""A classifier: a frozen backbone with an adapter's edits, and a linear head on what the backbone pools, such as its class token."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -6,14 +6,13 @@ from typing import Any, Self
 
 import torch
 from timm.layers import use_fused_attn
-from timm.layers.attention import Attention
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from adapters import families
 from adapters.base import Adapter
-from adapters.inject import Adapted, edits, inject
+from adapters.inject import STEM, edits, first_edit, inject
 from pvera.models.compilation import compile_blocks
-from pvera.models.drop_path import DropPath, insert_drop_paths
+from pvera.models.drop_path import drop_paths, insert_drop_paths
 
 #: Up to this number of patches, plain attention keeps its scores, one for each pair of tokens (24 x 24 patches: 384 px by 16).
 PLAIN_ATTENTION_PATCHES = 576
@@ -25,19 +24,21 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 class Classifier(nn.Module):
     """Images (B, S, S, 3) in uint8, or the output of `frozen` on them, to logits (B, classes) in float32."""
 
-    backbone: VisionTransformer
+    backbone: Any
+    """One of timm's vision transformers; a model of any other kind for a linear probe."""
     mean: Tensor
     std: Tensor
 
     def __init__(self, backbone: nn.Module, head: nn.Linear, mean: tuple[float, ...], std: tuple[float, ...], *, bf16: bool) -> None:
         super().__init__()
-        self.backbone, self.head, self.bf16 = backbone, head, bf16  # type: ignore[assignment]  # SAM's encoder under a Segmenter
+        self.backbone, self.head, self.bf16 = backbone, head, bf16
         self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
-        blocks = getattr(backbone, "blocks", ())
-        live = [index for index, block in enumerate(blocks) if any(isinstance(part, Adapted | DropPath) for part in block.modules())]
-        self.first = min(live, default=None)
-        """Index of the first block with an edit, or that is left out at random in training; None if there is none."""
+        live = [index for index, block in enumerate(getattr(backbone, "blocks", ())) if any(drop_paths(block))]
+        first = first_edit(backbone)
+        self.first = min([*live[:1], *([] if first is None else [first])], default=None)
+        """Index of the first block with an edit, or that is left out at random in training; STEM if an edit is in front of the blocks; None
+        if there is neither."""
         self.compiled = False
 
     @staticmethod
@@ -52,40 +53,43 @@ class Classifier(nn.Module):
         though its forward pass takes half as long.
         """
         super().train(mode)
+        families.hold_still(self.backbone)
         plain = mode and self.bf16 and self.mean.device.type == "cpu" and self.first is not None
         plain = plain and self.backbone.patch_embed.num_patches <= PLAIN_ATTENTION_PATCHES
         for module in self.modules():
-            if isinstance(module, Attention):
-                module.fused_attn = not plain and use_fused_attn()  # type: ignore[misc]  # Final for TorchScript
+            if hasattr(module, "fused_attn"):
+                setattr(module, "fused_attn", not plain and use_fused_attn())  # noqa: B010  (not declared in torch's Module)
         return self
 
     @property
     def noise(self) -> torch.Generator | None:
         """The model's own random generator, which its edits and its DropPaths share; None if it has neither."""
-        drawing = (part for part in self.modules() if isinstance(part, DropPath))
-        return next((edit.noise for edit in edits(self)), None) or next((part.noise[0] for part in drawing), None)
+        return next((edit.noise for edit in edits(self)), None) or next((part.noise[0] for part in drop_paths(self)), None)
 
     @torch.no_grad()
     def frozen(self, images: Tensor) -> Tensor:
         """The part of the forward pass that is the same in every pass, of images (B, S, S, 3) in uint8, in float32.
 
-        It ends with the tokens (B, N, width) that enter block `first`, or without such a block with the features (B, width).
+        It ends with the tokens (B, N, width) that enter block `first`, or without such a block with the features (B, width). If an edit
+        is in front of the blocks, it is the normalised images alone.
         """
         x = self.normalised(images)
-        backbone = self.backbone
         with self.autocast(x):
             if self.first is None:
-                return backbone(x).float()
-            x = backbone.norm_pre(backbone.patch_drop(backbone._pos_embed(backbone.patch_embed(x))))
-            return backbone.blocks[: self.first](x).float()
+                return self.backbone(x).float()
+            return x if self.first == STEM else families.run_blocks(self.backbone, families.stem(self.backbone, x), 0, self.first).float()
 
-    def features(self, tokens: Tensor) -> Tensor:
-        """The class token (B, width) in float32, of the output of `frozen`."""
+    def last_tokens(self, inputs: Tensor) -> Tensor:
+        """The tokens (B, N, width) behind the last block, of the output of `frozen`."""
+        tokens = families.stem(self.backbone, inputs) if self.first == STEM else inputs
+        return families.run_blocks(self.backbone, tokens, max(self.first or 0, 0))
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """The pooled tokens (B, width) in float32, of the output of `frozen`."""
         if self.first is None:
-            return tokens
-        backbone = self.backbone
-        with self.autocast(tokens):
-            return backbone.forward_head(backbone.norm(backbone.blocks[self.first :](tokens))).float()
+            return inputs
+        with self.autocast(inputs):
+            return families.pooled(self.backbone, self.last_tokens(inputs)).float()
 
     def normalised(self, images: Tensor) -> Tensor:
         """Images (B, S, S, 3) in uint8 as the backbone takes them: (B, 3, S, S) in float32."""
@@ -99,7 +103,7 @@ class Classifier(nn.Module):
         """Compiles the blocks from `first` on, each kind of block at its first call."""
         if self.first is not None:
             self.compiled = True
-            compile_blocks(list(self.backbone.blocks)[self.first :])
+            compile_blocks(list(self.backbone.blocks)[max(self.first, 0) :])
         return self
 
     def batch(self, inputs: Tensor, size: int) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
+from adapters import families
 from adapters.stream import rand
 from pvera.errors import UserError
 
@@ -40,12 +42,17 @@ def insert_drop_paths(backbone: Any, rate: float, noise: torch.Generator) -> Non
 
     Raises UserError if the backbone's blocks have no place for it.
     """
-    for block, own in zip(backbone.blocks, calculate_drop_path_rates(rate, len(backbone.blocks)), strict=True):
-        places = [name for name, _ in block.named_children() if name.startswith("drop_path")]
-        if not places:
-            raise UserError(f"trainer.drop_path needs blocks with places for it, {type(block).__name__} has none: set it to 0")
-        for place in places if own else ():
-            setattr(block, place, DropPath(torch.tensor(own, device=noise.device), [noise]))
+    blocks = list(getattr(backbone, "blocks", ()))
+    if not blocks or not all(families.drop_paths(block) for block in blocks):
+        raise UserError(f"trainer.drop_path needs blocks with places for it, which {type(backbone).__name__} has not: set it to 0")
+    for block, own in zip(blocks, calculate_drop_path_rates(rate, len(blocks)), strict=True):
+        for place in families.drop_paths(block) if own else ():
+            block.set_submodule(place, DropPath(torch.tensor(own, device=noise.device), [noise]))
+
+
+def drop_paths(model: nn.Module) -> Iterator[DropPath]:
+    """All DropPaths of a model, or of a block."""
+    return (part for part in model.modules() if isinstance(part, DropPath))
 
 
 def together(parts: list[DropPath]) -> DropPath:

@@ -11,6 +11,7 @@ from pvera.models.class_token import class_token_only
 from pvera.models.data import Data, frozen_work_done
 from pvera.models.drop_path import DropPath, insert_drop_paths, together
 from tests.helpers import models
+from tests.helpers.families import tiny
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -108,5 +109,12 @@ def test_in_evaluation_nothing_is_left_out():
 def test_blocks_without_a_place_for_it_are_refused():
     backbone = models.vit()
     del backbone.blocks[1].drop_path1, backbone.blocks[1].drop_path2
-    with pytest.raises(UserError, match="trainer.drop_path needs blocks with places for it, Block has none: set it to 0"):
+    with pytest.raises(UserError, match="trainer.drop_path needs blocks with places for it, which VisionTransformer has not: set it to 0"):
         models.classifier(models.adapter("lora"), backbone, drop_path=0.1)
+
+
+@pytest.mark.parametrize("family", ["DINOv3 S+, H+", "BEiT, BEiT v2", "Perception Encoder"])
+def test_other_families_have_the_places_too(family):
+    model = tiny(family)
+    insert_drop_paths(model, 0.5, generator())
+    assert len(parts(model)) == 2 * (len(model.blocks) - 1)
