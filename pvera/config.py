@@ -135,6 +135,7 @@ class Run:
             from pvera.exchange.read import adopt
 
             self.adapter = adopt(self.adapter)
+        self.source = self.source.chosen(self.task)
         self.task = self.source.complete(self.task)
 
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
