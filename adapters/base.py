@@ -33,18 +33,23 @@ def later(default: Any, **marks: bool) -> Any:
 
 @dataclass(frozen=True)
 class Site:
-    """One place in one transformer block that an adapter edits.
+    """One place that an adapter edits, in a transformer block or (block None) outside of the blocks.
 
     `d_in` and `d_out` are the widths of its input and output. `weight` (d_out, d_in) and `bias` (d_out,) are the frozen rows of the
     Linear that computes this target; they are None if the target is not a Linear.
     """
 
-    block: int
+    block: int | None
     target: str
     d_in: int
     d_out: int
     weight: Tensor | None = None
     bias: Tensor | None = None
+
+    @property
+    def name(self) -> str:
+        """Such as 3.q, or stem."""
+        return self.target if self.block is None else f"{self.block}.{self.target}"
 
 
 @dataclass
@@ -125,7 +130,8 @@ class Adapter:
         return [(point, replace(self, **point, grid=[])) for point in self.active_grid()] or [({}, self)]
 
     def sites(self) -> tuple[str, ...]:
-        """Targets in every block: q k v proj fc1 fc2 (Linears), act, attn, mlp, or norm2+mlp (the MLP together with its norm)."""
+        """Targets in every block: q k v proj fc1 fc2 (Linears), act, attn, mlp, norm2+mlp (the MLP together with its norm), norm1, norm2
+        or block; and stem and norm outside of the blocks (adapters/families.py)."""
         raise NotImplementedError
 
     def init_shared(self, sites: list[Site], seed: int) -> Any:

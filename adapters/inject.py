@@ -10,12 +10,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from adapters import families
 from adapters.base import Adapter, Site
 from adapters.errors import AdapterError
+from adapters.families import Place
 
-#: Path of each target in a timm block.
-PATHS = {"q": "attn.qkv", "k": "attn.qkv", "v": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2",
-         "act": "mlp.act", "attn": "attn", "mlp": "mlp", "norm2+mlp": "mlp"}  # fmt: skip
 #: What a random latent can be outside training: its mean, a random draw, or (as in the released code) the mean plus one sigma.
 MODES = ("mean", "sample", "mean+sigma")
 
@@ -29,6 +28,7 @@ class Edit(nn.Module):
     def __init__(self, adapter: Adapter, params: dict[str, Any], noise: torch.Generator, site: str = "") -> None:
         super().__init__()
         self.adapter, self.noise, self.site = adapter, noise, site
+        self.target = site.rpartition(".")[2]
         self.mode: str | None = None
         self.average = 1
         self.generators: Sequence[torch.Generator] | None = None
@@ -89,7 +89,7 @@ class Adapted(nn.Module):
         return self.edit(x, self.base(x, **kwargs))
 
 
-def inject(backbone: nn.Module, adapter: Adapter, seed: int) -> nn.Module:
+def inject(backbone: nn.Module, adapter: Adapter, seed: int = 0) -> nn.Module:
     """Returns a copy of the frozen backbone with the adapter's edits. The copy shares the backbone's weights; only the edits train.
 
     `seed` determines every new parameter and projection, independently of torch's global generator, and seeds the model's noise.
@@ -98,13 +98,16 @@ def inject(backbone: nn.Module, adapter: Adapter, seed: int) -> nn.Module:
     weights = {id(t): t for t in (*backbone.parameters(), *backbone.buffers())}
     model: Any = copy.deepcopy(backbone, weights).requires_grad_(False)
     noise = torch.Generator(next(backbone.parameters()).device).manual_seed(seed)
+    if families.family(model) and set(adapter.sites()) & set("qkv"):
+        for block in model.blocks:
+            families.join_biases(block)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         sites = find_sites(model, adapter)
         shared = adapter.init_shared(sites, seed) if sites else None
-        new = [(site, Edit(adapter, adapter.init_params(site, shared), noise, f"{site.block}.{site.target}")) for site in sites]
+        new = [(site, Edit(adapter, adapter.init_params(site, shared), noise, site.name)) for site in sites]
     for index in {site.block for site in sites}:
-        _place(model.blocks[index], {site.target: edit for site, edit in new if site.block == index})
+        _place(model, index, {site.target: edit for site, edit in new if site.block == index})
     return model
 
 
@@ -113,49 +116,60 @@ def find_sites(model: nn.Module, adapter: Adapter) -> list[Site]:
     targets = adapter.sites()
     if not targets:
         return []
-    blocks = getattr(model, "blocks", None)
-    if not isinstance(blocks, nn.Sequential | nn.ModuleList):
-        raise AdapterError(f"{adapter.name} needs a vision transformer with .blocks; {type(model).__name__} has none")
+    if families.family(model) is None:
+        known = ", ".join(family.model.rpartition(".")[2] for family in families.FAMILIES)
+        raise AdapterError(f"{adapter.name} needs one of timm's plain vision transformers ({known}), and this is a {type(model).__name__}")
+    blocks: Any = model.blocks
     chosen = range(len(blocks)) if adapter.layers is None else adapter.layers
     if max(chosen) >= len(blocks):
         raise AdapterError(f"adapter.layers names block {max(chosen)}, but the backbone has blocks 0 to {len(blocks) - 1}")
-    return [_site(blocks[index], index, target, adapter.name) for index in chosen for target in targets]
+    parts = [target for target in targets if target in families.PARTS and adapter.layers is None]
+    inner = [target for target in targets if target not in families.PARTS]
+    sites = [site for target in parts for site in _sites(model, model, None, target, adapter.name)]
+    return sites + [site for index in chosen for target in inner for site in _sites(model, blocks[index], index, target, adapter.name)]
 
 
-def _site(block: nn.Module, index: int, target: str, adapter: str) -> Site:
-    path = PATHS[target]
-    extra = {"norm2+mlp": ["norm2"], "act": ["mlp.fc2"]}.get(target, [])
-    modules: dict[str, Any] = {}
-    for name in (path, "norm1", *extra):
-        try:
-            modules[name] = block.get_submodule(name)
-        except AttributeError:
-            raise AdapterError(
-                f"{adapter} edits {target} and needs {name} in every block; {type(block).__name__} {index} has none"
-            ) from None
-    linear = modules[path]
-    if target in ("attn", "mlp", "norm2+mlp", "act"):
-        width = modules["mlp.fc2"].in_features if target == "act" else modules["norm1"].weight.shape[0]
+def _sites(model: Any, owner: nn.Module, index: int | None, target: str, adapter: str) -> list[Site]:
+    """The sites of a target in one block, or in the model: one, or two where a SwiGLU has two Linears in the place of one."""
+    if not (found := families.places(owner, target)):
+        where = type(owner).__name__ + ("" if index is None else f" {index}")
+        raise AdapterError(f"{adapter} edits {target} and needs {families.missing(target)}; {where} of {type(model).__name__} has none")
+    return [_site(model, owner, index, name, place, adapter) for name, place in found.items()]
+
+
+def _site(model: Any, owner: nn.Module, index: int | None, target: str, place: Place, adapter: str) -> Site:
+    module: Any = owner.get_submodule(place.path)
+    if target == "act":
+        mlp: Any = owner.get_submodule(place.path.rpartition(".")[0])
+        width = getattr(mlp, families.READER).in_features
         return Site(index, target, width, width)
-    if not isinstance(linear, nn.Linear):
-        raise AdapterError(f"{adapter} edits {target} and needs a Linear at {path}; block {index} has a {type(linear).__name__}")
+    if target not in families.LINEARS:
+        return Site(index, target, model.embed_dim, model.embed_dim)
+    if not isinstance(module, nn.Linear):
+        raise AdapterError(f"{adapter} edits {target} and needs a Linear at {place.path}; block {index} has a {type(module).__name__}")
     # Detached tensors, not Parameters, which an edit would train.
-    weight, bias = (None if p is None else p.detach() for p in (linear.weight, linear.bias))
-    if path == "attn.qkv":
-        weight, bias = (None if t is None else t.chunk(3)["qkv".index(target)] for t in (weight, bias))
-    return Site(index, target, linear.in_features, len(weight), weight, bias)
+    weight, bias = (None if p is None else p.detach().chunk(place.of)[place.stack] for p in (module.weight, module.bias))
+    return Site(index, target, module.in_features, len(weight), weight, bias)
 
 
-def _place(block: Any, edits: dict[str, Edit]) -> None:
-    """Inserts the edits of one block at their targets."""
-    if fused := {target: edit for target, edit in edits.items() if PATHS[target] == "attn.qkv"}:
-        block.attn.qkv = Adapted(block.attn.qkv, FusedQKV(fused))
-    for target, edit in edits.items():
+def _place(model: Any, index: int | None, edits: dict[str, Edit]) -> None:
+    """Inserts the edits of one block, or of the parts outside of the blocks, at their targets."""
+    owner = model if index is None else model.blocks[index]
+    found = {target: families.places(owner, target)[target] for target in edits}
+    if fused := {target: edit for target, edit in edits.items() if found[target].of > 1}:
+        path = next(found[target].path for target in fused)
+        owner.set_submodule(path, Adapted(owner.get_submodule(path), FusedQKV(fused)))
+    for target in sorted(edits.keys() - fused.keys(), key=lambda target: -len(found[target].path)):  # inner modules first
+        path, edit = found[target].path, edits[target]
+        base = owner.get_submodule(path)
         if target == "norm2+mlp":
-            block.mlp = Adapted(nn.Sequential(block.norm2, block.mlp), edit)
-            block.norm2 = nn.Identity()
-        elif target not in fused:
-            block.set_submodule(PATHS[target], Adapted(block.get_submodule(PATHS[target]), edit))
+            norm = getattr(owner, families.NORM)
+            setattr(owner, families.NORM, nn.Identity())
+            base = nn.Sequential(norm, base)
+        if path:
+            owner.set_submodule(path, Adapted(base, edit))
+        else:
+            model.blocks[index] = Adapted(base, edit)
 
 
 def edits(model: nn.Module) -> Iterator[Edit]:
@@ -165,8 +179,26 @@ def edits(model: nn.Module) -> Iterator[Edit]:
 
 def edit_at(block: nn.Module, target: str) -> Edit:
     """The edit of a target in one adapted block."""
-    adapted: Any = block.get_submodule(PATHS[target])
+    if isinstance(block, Adapted) and target != "block":
+        block = cast(nn.Module, block.base)
+    adapted: Any = block.get_submodule(families.places(block, target)[target].path)
     return cast(Edit, adapted.edit.edits[target] if isinstance(adapted.edit, FusedQKV) else adapted.edit)
+
+
+#: `first_edit` of a model with an edit in front of the blocks.
+STEM = -1
+
+
+def first_edit(model: nn.Module) -> int | None:
+    """Where a forward pass meets the first edit: STEM, the index of a block, or the number of blocks if all edits are behind them.
+
+    None if the model has no edit.
+    """
+    blocks = list(getattr(model, "blocks", ()))
+    within = {id(module): index for index, block in enumerate(blocks) for module in block.modules()}
+    before = [module for part in families.places(model, "stem").values() for module in model.get_submodule(part.path).modules()]
+    within |= {id(module): STEM for module in before}
+    return min((within.get(id(module), len(blocks)) for module in model.modules() if isinstance(module, Adapted)), default=None)
 
 
 @contextmanager

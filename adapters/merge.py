@@ -13,18 +13,24 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from adapters.inject import Adapted, edits, sampling
+from adapters import families
+from adapters.inject import Adapted, Edit, edits, sampling
 
 
 @contextmanager
 def merged(model: nn.Module) -> Iterator[nn.Module]:
     """Context manager that replaces every adapted Linear by a plain one with the same outputs in evaluation (PVeRA: its mean).
 
-    The base weights are never changed, so the model is restored to the bit. Raises TypeError for a method that is not affine in x.
+    The base weights are never changed, so the model is restored to the bit. Raises TypeError for a method that is not affine in x, or
+    that edits a module which is no Linear (but for what an MLP's last Linear reads).
     """
     for edit in edits(model):
         if not edit.adapter.mergeable:
             raise TypeError(f"{edit.adapter.name} is not linear in its input, so no plain weights can hold it: it cannot be merged")
+    for module in model.modules():
+        if isinstance(module, Adapted) and isinstance(module.edit, Edit) and not isinstance(module.base, nn.Linear):
+            if (target := module.edit.target) != "act":
+                raise TypeError(f"{module.edit.adapter.name} edits {target}, which no plain weights hold: it cannot be merged")
     was_training = model.training
     model.eval()
     swapped: list[tuple[nn.Module, str, nn.Module]] = []
@@ -41,9 +47,9 @@ def merged(model: nn.Module) -> Iterator[nn.Module]:
                     continue
                 if isinstance(adapted.base, nn.Linear):
                     swap(owner, name, _plain(_double(adapted), adapted.base))
-                else:  # a gain on the MLP's activation is folded into the columns of fc2, the next layer
-                    gain, fc2 = _double(adapted.edit), _double(owner.fc2)
-                    swap(owner, "fc2", _plain(partial(_apply_gain, gain, fc2), owner.fc2))
+                else:  # a gain on what the MLP's last Linear reads is folded into its columns
+                    linear = getattr(owner, families.READER)
+                    swap(owner, families.READER, _plain(partial(_apply_gain, _double(adapted.edit), _double(linear)), linear))
                     swap(owner, name, adapted.base)
         yield model
     finally:
@@ -68,7 +74,10 @@ def _plain(function: Callable[[Tensor], Tensor], like: nn.Linear) -> nn.Linear:
     probe = torch.eye(like.in_features, dtype=torch.float64, device=like.weight.device)
     bias = function(torch.zeros_like(probe[:1]))
     weight = (function(probe) - bias).T
-    linear = nn.Linear(like.in_features, weight.shape[0], device="meta").to_empty(device=like.weight.device).to(like.weight.dtype)
+    has_bias = like.bias is not None or bool(bias.any())  # a plain one has the parameters that timm's has
+    linear = nn.Linear(like.in_features, weight.shape[0], has_bias, device="meta").to_empty(device=like.weight.device)
+    linear = linear.to(like.weight.dtype)
     linear.weight.copy_(weight)
-    linear.bias.copy_(bias[0])
+    if has_bias:
+        linear.bias.copy_(bias[0])
     return linear.requires_grad_(False).eval()

@@ -28,6 +28,14 @@ def pil_bilinear(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
+def pil_bicubic(image: Image.Image, size: int) -> np.ndarray:
+    """Bicubic and antialiased, to exactly size x size, the aspect ratio not kept."""
+    import numpy as np
+    from PIL import Image
+
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+
+
 def tf_bilinear(image: Image.Image, size: int) -> np.ndarray:
     """Bilinear without antialiasing, to exactly size x size, the aspect ratio not kept: `tf.image.resize`, as in the official VTAB.
 
@@ -66,5 +74,5 @@ def short_side_crop(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
-RULES = {"pil_bilinear": pil_bilinear, "tf_bilinear": tf_bilinear, "short_side_crop": short_side_crop}
+RULES = {"pil_bilinear": pil_bilinear, "pil_bicubic": pil_bicubic, "tf_bilinear": tf_bilinear, "short_side_crop": short_side_crop}
 """Each takes an RGB image and the size S and returns (S, S, 3) uint8."""

@@ -75,7 +75,7 @@ class Source:
     name: str
     """That of the module."""
     resize: str = "pil_bilinear"
-    """pil_bilinear (the released code), tf_bilinear (the official VTAB) or short_side_crop."""
+    """pil_bilinear (the released code), pil_bicubic, tf_bilinear (the official VTAB) or short_side_crop."""
     normalisation: str = "imagenet"
     """imagenet, half, none, or backbone (the backbone's own); applied on the device."""
     sizes: str = "exact"

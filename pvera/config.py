@@ -140,7 +140,7 @@ class Run:
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation per channel, for pixels in [0, 1]."""
         name = self.source.normalisation
-        return NORMALISATIONS[self.backbone.normalisation if name == "backbone" else name]
+        return self.backbone.statistics() if name == "backbone" else NORMALISATIONS[name]
 
     def splits(self) -> list[str]:
         """The splits that this run reads."""
@@ -160,6 +160,8 @@ class Run:
         """Every setting that changes the numbers, and nothing else: the run's digest is computed from these."""
         values = digests.settings(self)
         values["backbone"]["sha256"] = self.backbone.weights_sha256()
+        if self.backbone.normalisation == "timm":
+            values["backbone"]["normalisation"] = self.backbone.statistics()
         values["source"]["fingerprint"] = self.source.fingerprint(self.task)
         values["adapter"]["grid"] = self.adapter.active_grid()
         # Of an adapter that no commit holds, an edited file is another method.

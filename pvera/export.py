@@ -60,11 +60,11 @@ def _make(folder: Path) -> None:
 def _description(run: Run) -> dict[str, Any]:
     """The content of model.json: how to create timm's model and which images it takes."""
     mean, std = run.normalisation()
+    pooling = f"model.reset_classifier({run.task.classes}, {run.backbone.pooling!r}); " if run.backbone.pooling else ""
     return {
-        "create_model": {
-            "model_name": run.backbone.timm, "num_classes": run.task.classes, "img_size": run.image_size, "global_pool": "token",
-        },
-        "load": "model = timm.create_model(**create_model); model.load_state_dict(safetensors.torch.load_file('model.safetensors'))",
+        "create_model": {"model_name": run.backbone.timm, "num_classes": run.task.classes, "img_size": run.image_size},
+        "load": f"model = timm.create_model(**create_model); {pooling}"
+        "model.load_state_dict(safetensors.torch.load_file('model.safetensors'))",
         "image": {"size": run.image_size, "resize": run.source.resize, "mean": mean, "std": std},
         "task": run.task.name,
         "class_names": run.task.label_names(),

@@ -38,7 +38,7 @@ def _table(options: argparse.Namespace) -> None:
     admit(files.values(), options.folder, allow_limited=options.allow_limited, allow_dirty=options.allow_dirty)
     tables = sections(files.values(), options.metric)
     if options.with_reported:
-        tables += published.sections(reported.read(), columns(set(TASKS), options.metric))
+        tables += published.sections(reported.read(), columns(set(TASKS), options.metric), published.weights_of(files.values()))
     of_metric = "" if options.metric == "test_acc" else f"-{options.metric}"
     texts = {f"table{of_metric}.{ending}": form(tables) for ending, form in render.FORMS.items()}
     shown = texts[f"table{of_metric}.md"]

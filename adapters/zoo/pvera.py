@@ -109,7 +109,9 @@ class PVeRA(VeRA):
 
     def kl(self, model: nn.Module) -> Tensor:
         """KL of the last forward pass in training mode, in nats: averaged over the branches of a block, summed over blocks."""
-        return sum(branch.kl for branch in _branches(model)) / len(self.targets)
+        branches = _branches(model)
+        blocks = {branch.site.partition(".")[0] for branch in branches}
+        return sum(branch.kl for branch in branches) / (len(branches) // len(blocks))
 
     def penalty(self, model: nn.Module, epoch: int | None = None) -> Tensor:
         """kl_weight times the KL, with the share of the weight that the warm-up allows: 0 in epoch 1, all of it after the warm-up."""

@@ -64,7 +64,11 @@ class VeRA(LowRank):
                 pair = self._pair(max(s.d_in for s in sites), max(s.d_out for s in sites))
                 pairs = {site.target: pair for site in sites}
             else:
-                pairs = {site.target: self._pair(site.d_in, site.d_out) for site in sites if site.block == sites[0].block}
+                widths: dict[str, tuple[int, int]] = {}  # the largest of each target: in Sapiens 2, keys and values differ between blocks
+                for site in sites:
+                    d_in, d_out = widths.get(site.target, (0, 0))
+                    widths[site.target] = max(d_in, site.d_in), max(d_out, site.d_out)
+                pairs = {target: self._pair(*both) for target, both in widths.items()}
         device = sites[0].weight.device if sites[0].weight is not None else None
         return {target: (a.to(device), b.to(device)) for target, (a, b) in pairs.items()}, np.random.RandomState(seed)
 

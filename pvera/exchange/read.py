@@ -13,6 +13,7 @@ from adapters.inject import edit_at
 from data.files import local
 from pvera.errors import UserError
 from pvera.exchange.peft_checkpoint import PeftCheckpoint, read
+from pvera.models import layouts
 from pvera.models.classifier import Classifier
 
 __all__ = ["adopt", "initialise", "read"]
@@ -55,6 +56,8 @@ def initialise(model: Classifier, adapter: Adapter) -> None:
     folder, blocks = checkpoint.folder, model.backbone.blocks
     if adapter.layers is None and len(checkpoint.blocks) != len(blocks):
         raise UserError(f"{folder} is of another backbone: it adapts {len(checkpoint.blocks)} blocks, this one has {len(blocks)}")
+    if stranger := layouts.stranger(model.backbone, checkpoint.targets):
+        raise UserError(f"{folder}: PEFT's checkpoints are read for plain ViTs alone, and {stranger}")
     edits = {(block, target): edit_at(blocks[block], target) for block, target in checkpoint.sites}
     if checkpoint.method.pair:
         _add_projections(checkpoint, edits)

@@ -4,17 +4,19 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from adapters import families
 from adapters.merge import merged
 from pvera.errors import UserError
 from pvera.models.classifier import Classifier
 
 
 def write(model: Classifier, file: Path) -> None:
-    """Writes the state dict of timm's model with a classifier. Raises UserError if the adapter cannot be merged."""
+    """Writes the state dict of timm's model with a classifier. Raises UserError if timm's model cannot hold the merged adapter."""
     try:
         with merged(model):
-            state = {name: tensor.contiguous().clone() for name, tensor in model.backbone.state_dict().items()}
-    except TypeError as error:
+            state = families.part_biases(model.backbone, model.backbone.state_dict())
+            state = {name: tensor.contiguous().clone() for name, tensor in state.items()}
+    except (TypeError, ValueError) as error:
         raise UserError(str(error)) from None
     # A distilled DeiT has two classifiers and averages their logits; ours reads the mean of their two tokens.
     heads = ("head", "head_dist") if hasattr(model.backbone, "head_dist") else ("head",)

@@ -15,10 +15,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from adapters import families
 from adapters.base import Adapter, LowRank
-from adapters.inject import PATHS, edit_at
+from adapters.inject import edit_at
 from pvera.errors import UserError
 from pvera.exchange.methods import METHODS, Method
+from pvera.models import layouts
 from pvera.models.classifier import Classifier
 from pvera.models.layouts import LAYOUTS, Layout
 
@@ -39,9 +41,12 @@ def write(model: Classifier, adapter: Adapter, folder: Path, layout: str, origin
 
     Raises UserError, before anything is written, if PEFT cannot express the adapter.
     """
-    export = _Export(model, adapter, _method(adapter), LAYOUTS[layout])
+    method = _method(adapter)
+    if stranger := layouts.stranger(model.backbone, adapter.sites()):
+        raise UserError(f"PEFT's checkpoints are written for plain ViTs alone, and {stranger}: export it with --to timm")
     if hasattr(model.backbone, "head_dist"):
         raise UserError("PEFT keeps one classifier, and a distilled DeiT has two: export it with --to timm")
+    export = _Export(model, adapter, method, LAYOUTS[layout])
     if sample:
         export.check_sampling()
     tensors = {name: tensor.detach().float().cpu().contiguous().clone() for name, tensor in export.tensors().items()}
@@ -145,7 +150,7 @@ class _Export:
                 value = getattr(edits[target], part)
                 pieces.append(self.adapter.scale * value if part == "b" else value)
             else:
-                adapted: Any = block.get_submodule(PATHS[target])
+                adapted: Any = block.get_submodule(families.places(block, target)[target].path)
                 pieces.append(_NEUTRAL[part](adapted.base.weight.chunk(len(self.layout.modules[path]))[stack]))
         rows = torch.cat(pieces)
         return rows[:, None] if part == "gain" else rows

@@ -1,4 +1,4 @@
-"""A classifier: a frozen backbone with an adapter's edits, and a linear head on its class token."""
+"""A classifier: a frozen backbone with an adapter's edits, and a linear head on what the backbone pools, such as its class token."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -6,12 +6,11 @@ from typing import Any, Self
 
 import torch
 from timm.layers import use_fused_attn
-from timm.layers.attention import Attention
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from adapters import families
 from adapters.base import Adapter
-from adapters.inject import Adapted, inject
+from adapters.inject import STEM, first_edit, inject
 from pvera.models.compilation import compile_blocks
 
 #: Up to this number of patches, plain attention keeps its scores, one for each pair of tokens (24 x 24 patches: 384 px by 16).
@@ -24,19 +23,18 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 class Classifier(nn.Module):
     """Images (B, S, S, 3) in uint8, or the output of `frozen` on them, to logits (B, classes) in float32."""
 
-    backbone: VisionTransformer
+    backbone: Any
+    """One of timm's vision transformers; a model of any other kind for a linear probe."""
     mean: Tensor
     std: Tensor
 
     def __init__(self, backbone: nn.Module, head: nn.Linear, mean: tuple[float, ...], std: tuple[float, ...], *, bf16: bool) -> None:
         super().__init__()
-        self.backbone, self.head, self.bf16 = backbone, head, bf16  # type: ignore[assignment]  # SAM's encoder under a Segmenter
+        self.backbone, self.head, self.bf16 = backbone, head, bf16
         self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
-        blocks = getattr(backbone, "blocks", ())
-        edited = [index for index, block in enumerate(blocks) if any(isinstance(module, Adapted) for module in block.modules())]
-        self.first = min(edited, default=None)
-        """Index of the first block with an edit; None if no block has one."""
+        self.first = first_edit(backbone)
+        """Index of the first block with an edit; STEM if an edit is in front of the blocks; None if there is no edit."""
         self.compiled = False
 
     @staticmethod
@@ -51,11 +49,12 @@ class Classifier(nn.Module):
         though its forward pass takes half as long.
         """
         super().train(mode)
+        families.hold_still(self.backbone)
         plain = mode and self.bf16 and self.mean.device.type == "cpu" and self.first is not None
         plain = plain and self.backbone.patch_embed.num_patches <= PLAIN_ATTENTION_PATCHES
         for module in self.modules():
-            if isinstance(module, Attention):
-                module.fused_attn = not plain and use_fused_attn()  # type: ignore[misc]  # Final for TorchScript
+            if hasattr(module, "fused_attn"):
+                setattr(module, "fused_attn", not plain and use_fused_attn())  # noqa: B010  (not declared in torch's Module)
         return self
 
     @torch.no_grad()
@@ -63,22 +62,25 @@ class Classifier(nn.Module):
         """The part of the forward pass that no edit can change, of images (B, S, S, 3) in uint8, in float32.
 
         It ends with the tokens (B, N, width) that enter the first block with an edit, or without any edit with the features (B, width).
+        If an edit is in front of the blocks, it is the normalised images alone.
         """
         x = self.normalised(images)
-        backbone = self.backbone
         with self.autocast(x):
             if self.first is None:
-                return backbone(x).float()
-            x = backbone.norm_pre(backbone.patch_drop(backbone._pos_embed(backbone.patch_embed(x))))
-            return backbone.blocks[: self.first](x).float()
+                return self.backbone(x).float()
+            return x if self.first == STEM else families.run_blocks(self.backbone, families.stem(self.backbone, x), 0, self.first).float()
 
-    def features(self, tokens: Tensor) -> Tensor:
-        """The class token (B, width) in float32, of the output of `frozen`."""
+    def last_tokens(self, inputs: Tensor) -> Tensor:
+        """The tokens (B, N, width) behind the last block, of the output of `frozen`."""
+        tokens = families.stem(self.backbone, inputs) if self.first == STEM else inputs
+        return families.run_blocks(self.backbone, tokens, max(self.first or 0, 0))
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """The pooled tokens (B, width) in float32, of the output of `frozen`."""
         if self.first is None:
-            return tokens
-        backbone = self.backbone
-        with self.autocast(tokens):
-            return backbone.forward_head(backbone.norm(backbone.blocks[self.first :](tokens))).float()
+            return inputs
+        with self.autocast(inputs):
+            return families.pooled(self.backbone, self.last_tokens(inputs)).float()
 
     def normalised(self, images: Tensor) -> Tensor:
         """Images (B, S, S, 3) in uint8 as the backbone takes them: (B, 3, S, S) in float32."""
@@ -92,7 +94,7 @@ class Classifier(nn.Module):
         """Compiles the blocks from the first edit on, each kind of block at its first call."""
         if self.first is not None:
             self.compiled = True
-            compile_blocks(list(self.backbone.blocks)[self.first :])
+            compile_blocks(list(self.backbone.blocks)[max(self.first, 0) :])
         return self
 
     def batch(self, inputs: Tensor, size: int) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from adapters.inject import STEM
 from pvera.models import resources
 from pvera.models.classifier import Classifier
 from pvera.models.predict import eval_batch
@@ -32,8 +33,10 @@ def frozen_work_done(model: Classifier, data: Data, share: float = 0.5) -> Data:
     """The data with `Classifier.frozen` computed once for each image, if the result fits into `share` of the free memory.
 
     The result is the tokens that enter the first block with an edit, or the features if there is no edit (linear probe). Data that does
-    not fit is returned as it is.
+    not fit is returned as it is, and so is that of a model with an edit in front of its blocks, which has no frozen part.
     """
+    if model.first == STEM:
+        return data
     model.eval()
     batches = iter(data.images.split(eval_batch(model)))
     outputs = [model.frozen(next(batches))]

@@ -1,17 +1,15 @@
 """Names of adapted layers in transformers' Dinov2Model and in timm's VisionTransformer."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
+from adapters import families
+from adapters.base import LINEAR_TARGETS
+from adapters.families import SITES, Place
 
-@dataclass(frozen=True)
-class Place:
-    """The rows of a module that belong to a target: stack number `stack` (from 0) of `of` equal stacks."""
-
-    path: str
-    """Of the module in its block."""
-    stack: int
-    of: int
+__all__ = ["LAYOUTS", "Layout", "Place"]
 
 
 @dataclass(frozen=True)
@@ -43,9 +41,29 @@ def _dinov2(query: str, key: str, value: str, output: str) -> Layout:
     return Layout("encoder.layer.{}", {path: (target,) for path, target in paths.items()}, "classifier")
 
 
+def _timm() -> Layout:
+    modules: dict[str, tuple[str, ...]] = {}
+    for target in LINEAR_TARGETS:
+        [first] = SITES[target][0]
+        modules[first.path] = (*modules.get(first.path, ()), target)
+    return Layout("blocks.{}", modules, "head")
+
+
 LAYOUTS = {
     # Dinov2Model in today's transformers, and in earlier versions and their checkpoints.
     "hf": _dinov2("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj"),
     "hf-query": _dinov2("attention.attention.query", "attention.attention.key", "attention.attention.value", "attention.output.dense"),
-    "timm": Layout("blocks.{}", {"attn.qkv": ("q", "k", "v"), "attn.proj": ("proj",), "mlp.fc1": ("fc1",), "mlp.fc2": ("fc2",)}, "head"),
+    "timm": _timm(),
 }
+
+
+def stranger(backbone: Any, targets: Iterable[str]) -> str | None:
+    """Why a backbone is not laid out as LAYOUTS["timm"] says, at these targets and in words; None if it is."""
+    family = families.family(backbone)
+    if family is None or family.name != "ViT":
+        return f"this is timm's {type(backbone).__name__}"
+    for target in targets:
+        alternatives = SITES[target] if target == "act" else SITES[target][:1]  # a gain on fc2's input, wherever that comes from
+        if tuple(families.places(backbone.blocks[0], target).values()) not in alternatives:
+            return f"this {type(backbone).__name__} has no {LAYOUTS['timm'].place(target).path}"
+    return None

@@ -4,12 +4,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import resample_abs_pos_embed_nhwc
-from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics.classification import MulticlassJaccardIndex
 
+from adapters import families
 from data.segmentation import IGNORED
 from pvera.models import classifier
 from pvera.models.classifier import Classifier
@@ -21,8 +20,7 @@ BATCH = 32
 class Segmenter(Classifier):
     """Images (B, S, S, 3) in uint8, or the output of `frozen` on them, to logits (B, classes, S, S) in float32.
 
-    The head reads the patch tokens after the last norm. timm's SAM image encoder has no such norm: there it reads the tokens of the
-    last block, and the neck behind it is left out.
+    The head reads the patch tokens after the last norm, and with SAM's image encoder those of the last block.
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Linear, mean: tuple[float, ...], std: tuple[float, ...], *, bf16: bool) -> None:
@@ -33,27 +31,10 @@ class Segmenter(Classifier):
     def width(backbone: Any) -> int:
         return backbone.embed_dim
 
-    @torch.no_grad()
-    def frozen(self, images: Tensor) -> Tensor:
-        """The tokens that enter the first block with an edit, in float32; without any edit those that leave the last block."""
-        backbone = self.backbone
-        if not isinstance(backbone, VisionTransformerSAM):
-            return super().frozen(images)
-        x = self.normalised(images)
-        with self.autocast(x):
-            x = backbone.patch_embed(x)  # (B, rows, columns, width)
-            if backbone.pos_embed is not None:
-                x = x + resample_abs_pos_embed_nhwc(backbone.pos_embed, x.shape[1:3])
-            return backbone.blocks[: self.first](backbone.norm_pre(x)).float()
-
-    def features(self, tokens: Tensor) -> Tensor:
+    def features(self, inputs: Tensor) -> Tensor:
         """The patch tokens (B, rows, columns, width) in float32, of the output of `frozen`."""
-        backbone = self.backbone
-        with self.autocast(tokens):
-            x = backbone.blocks[self.first :](tokens)
-            if not isinstance(backbone, VisionTransformerSAM):
-                x = backbone.norm(x)[:, backbone.num_prefix_tokens :].unflatten(1, backbone.patch_embed.grid_size)
-        return x.float()
+        with self.autocast(inputs):
+            return families.patches(self.backbone, self.last_tokens(inputs)).float()
 
     def forward(self, inputs: Tensor) -> Tensor:
         patches = self.head(self.features(inputs if inputs.is_floating_point() else self.frozen(inputs)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,7 @@ from data import wheels
 from pvera.errors import UserError
 
 if TYPE_CHECKING:
-    from timm.models.vision_transformer import VisionTransformer
-    from torch import Tensor
+    from torch import Tensor, nn
 
 _HUB_TIMEOUT = 5.0  # seconds
 
@@ -55,35 +55,72 @@ def _downloaded(name: str) -> Path:
         ) from error
 
 
-def read(path: Path, model: VisionTransformer, name: str, *, antialias: bool) -> dict[str, Tensor]:
+#: Suffixes of the tensors that timm resamples to the model's grid.
+_RESAMPLED = ("pos_embed", "relative_position_bias_table")
+#: Parts that the weights may have and the model not: the classifiers, and the attention pooling of a model with another pooling.
+_LEFT_OUT = ("head.", "head_dist.", "attn_pool.")
+
+
+def read(path: Path, model: nn.Module, name: str, *, antialias: bool) -> dict[str, Tensor]:
     """The state dict for `model` (timm's `name`) of a safetensors file, in fp32 and without the classifier.
 
-    timm resamples the position embedding to the model's grid, with antialiasing or without. Raises UserError if the file is not
+    timm resamples position embeddings to the model's grid, with antialiasing or without. Raises UserError if the file is not
     safetensors or belongs to another backbone.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-    from timm.models.vision_transformer import checkpoint_filter_fn
 
     try:
         state = load_file(path)
     except SafetensorError as error:
         raise UserError(f"{path} is not a safetensors file ({error}); pickled checkpoints are not read: convert it first") from error
-    state = {key: tensor.float() for key, tensor in state.items() if not key.startswith(("head.", "head_dist."))}
-    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
     expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    absent = tuple(part for part in _LEFT_OUT if not any(key.startswith(part) for key in expected))
+    state = {key: tensor.float() for key, tensor in state.items() if not key.startswith(absent)}
+    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
     # Checked before timm's filter too, which would resample another backbone's patch embedding to make it fit.
-    reason = _misfit({key: shape for key, shape in shapes.items() if key != "pos_embed"}, expected, shapes)
+    reason = _misfit({key: shape for key, shape in shapes.items() if not key.endswith(_RESAMPLED)}, expected, shapes)
     if reason is None:
         try:
-            state = checkpoint_filter_fn(state, model, antialias=antialias)
-        except RuntimeError as error:
+            state = _converted(state, model, name, antialias=antialias)
+        except (RuntimeError, AttributeError, KeyError) as error:
             raise UserError(f"{path} does not fit {name}: {' '.join(str(error).split())}") from error
+        state = {key: tensor for key, tensor in state.items() if not key.startswith(absent)}
         resampled = {key: tuple(tensor.shape) for key, tensor in state.items()}
         reason = _misfit(resampled, expected, shapes) or _incomplete(resampled.keys(), expected.keys())
     if reason is not None:
         raise UserError(f"{path} does not fit {name}: {reason}; is it another backbone's?")
     return state
+
+
+def _converted(state: dict[str, Tensor], model: nn.Module, name: str, *, antialias: bool) -> dict[str, Tensor]:
+    """The state dict as timm's own loading of `name` converts it: names of other publishers, and position embeddings resampled."""
+    import importlib
+
+    import timm
+
+    module = timm.model_entrypoint(name).__module__
+    options: dict[str, Any] = {"antialias": antialias}
+    if module == "timm.models.deit":
+        options["adapt_layer_scale"] = True
+    if re.search("radio|flexi", name):  # timm resamples theirs bilinearly and without antialiasing
+        options = {"interpolation": "bilinear", "antialias": False}
+    if "radio" in name:
+        options["align_corners"] = bool(re.search("(base|huge)_patch16_radio_v3", name))
+    return importlib.import_module(module).checkpoint_filter_fn(state, model, **options)
+
+
+def compute_buffers(model: nn.Module) -> None:
+    """Computes what no weights file holds, such as rotary embeddings, for a model that was built on the device meta."""
+    import torch
+
+    for owner in model.modules():
+        for key, buffer in list(owner.named_buffers(recurse=False)):
+            if buffer.is_meta:
+                setattr(owner, key, torch.empty_like(buffer, device="cpu"))
+    computing: list[Any] = [module for module in model.modules() if hasattr(module, "init_non_persistent_buffers")]
+    for module in computing:
+        module.init_non_persistent_buffers()
 
 
 def _misfit(shapes: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]], stored: dict[str, tuple[int, ...]]) -> str | None:

@@ -39,7 +39,8 @@ def render_page(files: dict[Path, Row], folder: Path, *, with_reported: bool) ->
         return len(charts) - 1
 
     shown, evaluated = group_sections(files, folder), evaluations(folder)
-    others = published.sections(reported.read(), columns(set(TASKS), "test_acc")) if with_reported else []
+    own = published.weights_of(files.values())
+    others = published.sections(reported.read(), columns(set(TASKS), "test_acc"), own) if with_reported else []
     code = {"plotly": _plotly(), "page": _text("page.js")}
     policy = "; ".join(
         ["default-src 'none'", "style-src 'unsafe-inline'", "img-src data: blob:", "font-src data:",

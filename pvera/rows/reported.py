@@ -9,7 +9,7 @@ from pvera.errors import UserError
 from pvera.rows import provenance
 
 PATH = provenance.ROOT / "results" / "reported" / "vtab1k.csv"
-HEADER = ["source", "backbone", "method", "params_m", *TASKS, "reported_avg", "caveat"]
+HEADER = ["source", "backbone", "checkpoint", "method", "params_m", *TASKS, "reported_avg", "caveat"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Reported:
     accuracies: dict[str, float]
     average: float | None
     caveat: str
+    checkpoint: str = ""
+    """timm's name of the weights; empty where it is not known."""
 
 
 def read(path: Path = PATH) -> list[Reported]:
@@ -58,4 +60,6 @@ def _row(line: dict[str, str], where: str) -> Reported:
     average = number("reported_avg", 100)
     if bool(accuracies) == (average is not None):
         raise UserError(f"{where}: must have accuracies of tasks or else reported_avg, which is for rows that have none")
-    return Reported(line["source"], line["backbone"], line["method"], number("params_m", 1e5), accuracies, average, line["caveat"])
+    return Reported(
+        line["source"], line["backbone"], line["method"], number("params_m", 1e5), accuracies, average, line["caveat"], line["checkpoint"]
+    )  # fmt: skip

@@ -96,7 +96,7 @@ def execute(runs: list[Run], *, wait: bool = True, failed_before: dict[Path, byt
 
 
 def _check(run: Run) -> None:
-    """Raises UserError if a run cannot be trained here, because of its results folder, compiler, or weights."""
+    """Raises UserError if a run cannot be trained here, because of its results folder, compiler, weights, or sites."""
     storage.ensure_writable(Path(run.results))
     _warn_of_git()
     if run.precision == "bf16" and not precision.has_bf16(run.device):
@@ -105,7 +105,7 @@ def _check(run: Run) -> None:
         from pvera.models import compilation, resources
 
         compilation.check(resources.device(run.device))
-    run.backbone.check(run.image_size)
+    run.backbone.check(run.image_size, run.adapter)
 
 
 def _warn_of_other_images(run: Run, path: Path) -> None:

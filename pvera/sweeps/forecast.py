@@ -101,7 +101,7 @@ def measured(packs: list[list[Run]]) -> dict[str, tuple[Run, Costs]]:
 
     costs = {}
     for name, runs in tqdm(kinds.items(), desc="measuring", unit="kind", leave=False, disable=None):
-        runs[0].backbone.check(runs[0].image_size)
+        runs[0].backbone.check(runs[0].image_size, runs[0].adapter)
         costs[name] = runs[0], measure(runs)
     return costs
 

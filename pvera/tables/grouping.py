@@ -56,7 +56,7 @@ def group_rows(rows: Iterable[Row]) -> list[Group]:
     """
     by_facts = defaultdict(list)
     for row in rows:
-        by_facts[tuple(_fact(row, name) for name in GROUP_BY), kind(row.group)].append(row)
+        by_facts[tuple(fact(row, name) for name in GROUP_BY), kind(row.group)].append(row)
     weights_of = defaultdict(set)
     for (label, architecture, weights, *_), _ in by_facts:
         weights_of[label].add((architecture, weights))
@@ -75,7 +75,7 @@ def kind(group: str) -> str:
     return group if group in {task.group for task in OPEN.values()} else ""
 
 
-def _fact(row: Row, name: str) -> Any:
+def fact(row: Row, name: str) -> Any:
     """The row's value for a name in GROUP_BY."""
     if name not in ("architecture", "weights"):
         return getattr(row, name)

@@ -9,8 +9,22 @@ from torch.distributions import Normal, kl_divergence
 
 import adapters
 from adapters.base import LINEAR_TARGETS, Adapter, Site
-from adapters.inject import PATHS, edits, inject, sampling
-from tests.helpers.models import WIDTH, adapter, batch, classifier, edit_at, edits_of, latents, logits, probe, randomise, released, vit
+from adapters.inject import edits, inject, sampling
+from tests.helpers.models import (
+    PATHS,
+    WIDTH,
+    adapter,
+    batch,
+    classifier,
+    edit_at,
+    edits_of,
+    latents,
+    logits,
+    probe,
+    randomise,
+    released,
+    vit,
+)
 
 # what the edits compute
 

@@ -7,8 +7,8 @@ import torch
 from peft import IA3Config, LoraConfig, PveraConfig, VeraConfig, get_peft_model
 from torch import Tensor, nn
 
-from adapters.inject import PATHS, inject
-from tests.helpers.models import HIDDEN, WIDTH, adapter, edit_at, randomise, vit
+from adapters.inject import inject
+from tests.helpers.models import HIDDEN, PATHS, WIDTH, adapter, edit_at, randomise, vit
 
 SHAPES = {
     "q": (WIDTH, WIDTH),

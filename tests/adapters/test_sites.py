@@ -11,7 +11,7 @@ from torch import nn
 import adapters
 from adapters.base import LINEAR_TARGETS, LowRank
 from adapters.errors import AdapterError
-from adapters.inject import PATHS, Adapted, edits, inject
+from adapters.inject import Adapted, edits, inject
 from pvera.models.classifier import build, count, trainable
 from tests.helpers.models import (
     CASES,
@@ -19,6 +19,7 @@ from tests.helpers.models import (
     DEPTH,
     HALF,
     HIDDEN,
+    PATHS,
     WIDTH,
     adapter,
     backward,

@@ -1,0 +1,3 @@
+"""What several tests share."""
+
+import pvera  # noqa: F401  (before anything that imports torchvision)

@@ -9,6 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import adapters
+from adapters import families
 from adapters.base import Adapter, LowRank
 from adapters.inject import Edit, edit_at, edits, sampling
 from pvera.models.classifier import Classifier, build, trainable
@@ -66,6 +67,10 @@ def vit(seed: int = 0, **settings) -> VisionTransformer:
             else:
                 parameter.normal_(0, 0.3, generator=generator)
     return model.requires_grad_(False).eval()
+
+
+#: Path of each target in a block of `vit`.
+PATHS = {target: place.path for target in families.SITES for place in families.places(vit().blocks[0], target).values()}
 
 
 def classifier(new: Adapter, backbone: nn.Module | None = None, seed: int = 0, bf16: bool = False) -> Classifier:

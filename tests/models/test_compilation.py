@@ -15,6 +15,7 @@ from pvera.errors import UserError
 from pvera.models import compilation
 from pvera.models.pack import pack
 from pvera.rows import store
+from tests.helpers.families import tiny
 from tests.helpers.models import CASES, batch, classifier, randomise
 
 #: What makes graphs as inductor does, and does with them what torch does by itself, so that no C++ has to be compiled.
@@ -72,10 +73,19 @@ def test_a_stream_lives_no_longer_than_its_generator():
     ],
 )  # fmt: skip
 def test_compiled_blocks_have_the_losses_and_gradients_of_plain_ones(name, counted):
-    new = CASES[name]
+    check_compiled(CASES[name], None, counted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["DINOv3 S+, H+", "BEiT, BEiT v2", "Perception Encoder"])
+def test_compiled_blocks_take_the_arguments_of_their_family(family, counted):
+    check_compiled(CASES["lora-corrected"], tiny(family), counted)
+
+
+def check_compiled(new, backbone, counted):
     found = []
     for fast in (False, True):
-        models = [randomise(classifier(new, seed=seed), seed) for seed in (1, 2)]
+        models = [randomise(classifier(new, backbone, seed=seed), seed) for seed in (1, 2)]
         if fast:
             models[0].compile_blocks()
         packed = pack(models).train()

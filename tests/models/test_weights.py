@@ -8,11 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 
 from data import wheels
 from pvera.errors import UserError
+from pvera.models import weights
+from tests.helpers.families import FAMILIES, settings_of
+from tests.helpers.families import tiny as tiny_of
 
 SMALL = "vit_small_patch14_dinov2.lvd142m"
 
@@ -170,3 +174,41 @@ def test_hub_file_in_the_cache_needs_no_network(monkeypatch, tiny, checkpoint):
 def test_hub_model_without_hub_weights(tiny):
     with pytest.raises(UserError, match="backbone.timm=vit_base_patch8_224.untrained"):
         replace(tiny, timm="vit_base_patch8_224.untrained", weights="hub").check()
+
+
+# other families
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_are_those_that_timm_loads_at_another_image_size_too(family, tmp_path):
+    """timm resamples position embeddings and tables; what no file holds, such as rotary embeddings, is computed."""
+    path = tmp_path / "weights.safetensors"
+    save_file(dict(tiny_of(family).state_dict()), path)
+    name, settings = settings_of(family)
+    settings = {**settings, "img_size": 24, "num_classes": 0}
+    expected = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **settings).eval()
+    with torch.device("meta"):
+        model = timm.create_model(name, **settings)
+    model.load_state_dict(weights.read(path, model, name, antialias=True), assign=True)
+    weights.compute_buffers(model)
+    images = torch.randn(2, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(images), expected(images), rtol=1e-5, atol=1e-5)
+
+
+def test_attention_pooling_is_left_out_of_a_model_that_pools_otherwise(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file(dict(tiny_of("SigLIP, SigLIP 2").state_dict()), path)
+    name, settings = settings_of("SigLIP, SigLIP 2")
+    model = timm.create_model(name, num_classes=0, **settings)
+    model.reset_classifier(0, "avg")
+    assert weights.read(path, model, name, antialias=True).keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize(("family", "other"), [("BEiT, BEiT v2", "ViT, MAE"), ("ViT, MAE", "BEiT, BEiT v2"), ("DINOv3 S, B, L", "AIMv2")])
+def test_weights_of_another_family_are_refused_in_one_line(family, other, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file(dict(tiny_of(other).state_dict()), path)
+    with pytest.raises(UserError, match=f"does not fit {settings_of(family)[0]}: ") as caught:
+        weights.read(path, tiny_of(family), settings_of(family)[0], antialias=True)
+    assert "\n" not in str(caught.value)

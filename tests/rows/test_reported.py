@@ -20,6 +20,11 @@ def test_the_committed_rows_are_whole_and_say_where_they_are_from():
     assert sorted(len(row.accuracies) for row in rows) == [0, 0, 1] + 87 * [19]
     assert all(row.source and row.backbone and row.method and row.caveat for row in rows)
     assert [(row.method, row.average) for row in rows if row.average is not None] == [("PVeRA", 71.4), ("VeRA", 69.9)]
+    original, augreg = "vit_base_patch16_224.orig_in21k", "vit_base_patch16_224.augreg_in21k"
+    named = {row.method.split()[0] for row in rows if row.checkpoint == original}
+    assert {"VPT-Deep", "NOAH", "FacT", "Convpass", "RepAdapter", "Adapter", "vpt_deep", "convpass"} <= named
+    assert {row.method for row in rows if row.checkpoint == augreg} == {"SSF", "GPS"}
+    assert {row.checkpoint for row in rows} - {original, augreg} == {"", "vit_base_patch14_dinov2.lvd142m"}
     for row in rows:
         assert ("best test" in row.caveat.lower()) >= ("best TEST" in row.method)
 
@@ -47,7 +52,7 @@ def line(**changes) -> str:
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        (["a,b"], "its columns must be source,backbone,method"),
+        (["a,b"], "its columns must be source,backbone,checkpoint,method"),
         ([], "its columns must be"),
         ([",".join(reported.HEADER), line(), line(dtd="5O")], "line 3: dtd must be a number in 0 .. 100, found '5O'"),
         ([",".join(reported.HEADER), line(dtd="nan")], "line 2: dtd must be"),
@@ -55,8 +60,8 @@ def line(**changes) -> str:
         ([",".join(reported.HEADER), line(params_m="-1")], "line 2: params_m must be"),
         ([",".join(reported.HEADER), line(reported_avg="71")], "line 2: must have accuracies of tasks or else reported_avg"),
         ([",".join(reported.HEADER), line(dtd="")], "line 2: must have accuracies of tasks or else reported_avg"),
-        ([",".join(reported.HEADER), "a,b,c"], "line 2: must have 25 fields"),
-        ([",".join(reported.HEADER), line() + ",more"], "line 2: must have 25 fields"),
+        ([",".join(reported.HEADER), "a,b,c"], "line 2: must have 26 fields"),
+        ([",".join(reported.HEADER), line() + ",more"], "line 2: must have 26 fields"),
     ],
 )
 def test_a_broken_file_is_one_line_that_names_it(tmp_path, lines, said):

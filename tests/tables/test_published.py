@@ -6,7 +6,7 @@ import pytest
 
 from data.tasks import GROUPS, TASKS
 from pvera import table
-from pvera.rows import reported
+from pvera.rows import digests, reported
 from pvera.tables import grouping, published, render
 from tests.helpers.rows import demo_rows, full_rows, keep, make_row
 
@@ -118,3 +118,30 @@ def test_only_accuracies_are_reported(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert table.main([str(tmp_path / "empty"), "--with-reported"]) == 2  # reported rows alone are no table
     assert capsys.readouterr().err.startswith(f"pvera: no rows in {tmp_path / 'empty'}")
+
+
+def test_a_table_says_which_weights_it_is_of_and_how_the_projects_own_differ():
+    weights = {"lora": "a.original", "ssf": "a.augreg", "vpt": "a.original", "sct": ""}
+    rows = [reported.Reported("a paper", "a ViT", method, None, {"dmlab": 40.0}, None, "", name) for method, name in weights.items()]
+
+    def said(own: set[str]) -> list[str]:
+        [section] = published.sections(rows, COLUMNS, own)
+        return section.caption[1:-2]
+
+    names = "Weights, as timm names them: a.original; ssf: a.augreg; sct: not known."
+    other = "The project's own rows used other weights: "
+    assert said(set()) == said({"a.original"}) == [names]
+    assert said({"a.augreg"}) == [names, f"{other}a.augreg (the same as ssf alone)."]
+    assert said({"dinov2", "a.original"}) == [names, f"{other}dinov2."]
+    [section] = published.sections([reported.Reported("a paper", "a ViT", "lora", None, {"dmlab": 40.0}, None, "caveat")], COLUMNS, {"b"})
+    assert section.caption[1] == "caveat"  # nothing is known
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch16_224.augreg_in21k", "vit_base_patch16_224.orig_in21k"])
+def test_own_rows_are_compared_with_the_weights_of_the_published_ones(name, tmp_path, capsys):
+    config = make_row().config | {"backbone": {"timm": name}}
+    keep(tmp_path, [make_row(config=config, digest=digests.digest(config))])
+    assert table.main([str(tmp_path), "--with-reported"]) == 0
+    shown = capsys.readouterr().out
+    assert "Weights, as timm names them: vit_base_patch16_224.orig_in21k; " in shown
+    assert (f"other weights: {name} (the same as SSF, GPS alone)." in shown) == ("augreg" in name)
