@@ -28,9 +28,9 @@ def merged(model: nn.Module) -> Iterator[nn.Module]:
         if not edit.adapter.mergeable:
             raise TypeError(f"{edit.adapter.name} is not linear in its input, so no plain weights can hold it: it cannot be merged")
     for module in model.modules():
-        if isinstance(module, Adapted) and isinstance(module.edit, Edit) and not isinstance(module.base, nn.Linear):
-            if (target := module.edit.target) != "act":
-                raise TypeError(f"{module.edit.adapter.name} edits {target}, which no plain weights hold: it cannot be merged")
+        of_another_kind = isinstance(module, Adapted) and isinstance(module.edit, Edit) and not isinstance(module.base, nn.Linear)
+        if of_another_kind and module.edit.target != "act":
+            raise TypeError(f"{module.edit.adapter.name} edits {module.edit.target}, which no plain weights hold: it cannot be merged")
     was_training = model.training
     model.eval()
     swapped: list[tuple[nn.Module, str, nn.Module]] = []
