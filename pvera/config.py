@@ -135,6 +135,7 @@ class Run:
             from pvera.exchange.read import adopt
 
             self.adapter = adopt(self.adapter)
+        self.task = self.source.complete(self.task)
 
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation per channel, for pixels in [0, 1]."""
@@ -184,7 +185,7 @@ def from_dict(saved: dict[str, Any]) -> Run:
             "trainer": Trainer,
         }
         parts = {key: schema(**saved[key]) for key, schema in schemas.items()}
-        return Run(**(saved | parts | {"task": tasks.find(saved["task"]["name"])}))
+        return Run(**(saved | parts | {"task": tasks.restore(saved["task"])}))
     except MISTAKES:
         raise
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:

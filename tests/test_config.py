@@ -46,9 +46,10 @@ def test_what_one_configuration_changes_no_other_sees():
 
 
 def test_the_groups_hold_what_they_should():
-    assert set(options("task")) - {"extra"} == set(TASKS)
+    assert set(options("task")) - {"extra", "fgvc"} == set(TASKS)
     assert len(TASKS) == 19
-    assert options("task/extra") == ["digits"]
+    assert options("task/extra") == ["digits", "own"]
+    assert options("task/fgvc") == ["cub200", "flowers102", "nabirds", "stanford_cars", "stanford_dogs"]
     assert set(options("adapter")) == set(methods())
     assert options("source") == ["folder", "offline", "tfds"]
     assert options("protocol") == ["corrected", "released"]

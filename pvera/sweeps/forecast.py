@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
@@ -44,24 +45,24 @@ class Part:
         return Part(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
 
-def test_images(run: Run) -> int:
-    """The size of the test split that the run uses; that of the table of tasks if the data is not there."""
-    if not run.test:
-        return 0
-    with suppress(*MISTAKES):
-        return run.source.size(run.task, "test", run.source.count(run.task, "test"))[0]
-    return min(run.task.n_test, run.source.test_limit or run.task.n_test)
+def sizes(run: Run) -> dict[str, int]:
+    """The images of each split that the run reads; the official numbers where the data is not there."""
+    found = {}
+    for split in run.splits():
+        found[split] = min(run.task.size(split) or 0, (run.source.test_limit or math.inf) if split == "test" else math.inf)
+        with suppress(*MISTAKES):
+            found[split] = run.source.size(run.task, split, run.source.count(run.task, split))[0]
+    return {split: int(size) for split, size in found.items()}
 
 
 def unprepared(run: Run) -> dict[Path, int]:
     """The bytes of prepared images that the run will write, by folder."""
-    sizes = {"train800": 800, "val200": 200, "train1000": 1000, "test": test_images(run)}
     missing = {}
-    for split in run.splits():
+    for split, size in sizes(run).items():
         with suppress(*MISTAKES):
             folder = run.source.place(run.task, split, run.image_size)
             if not (folder / "about.json").exists():
-                missing[folder] = sizes[split] * run.image_size**2 * 3
+                missing[folder] = size * run.image_size**2 * 3
     return missing
 
 
@@ -75,12 +76,12 @@ def epochs_so_far(rows: Iterable[Row]) -> dict[str, tuple[float, float]]:
 
 def estimate(runs: list[Run], costs: Costs, so_far: dict[str, tuple[float, float]]) -> Part:
     """The forecast for a pack of runs, none of which is done."""
-    run, tested = runs[0], test_images(runs[0])
+    run, images = runs[0], sizes(runs[0])
     epochs = run.trainer.epochs
     stops, best = so_far.get(run.adapter.name, (epochs, epochs))
-    disk = len(runs) * (ROW_BYTES + 4 * costs.parameters + tested * (4 * run.task.classes + 8))
-    most = costs.seconds(runs, epochs, epochs, tested)
-    return Part(packs=1, most=most, likely=costs.seconds(runs, min(stops, epochs), min(best, epochs), tested), disk=disk)
+    disk = len(runs) * (ROW_BYTES + 4 * costs.parameters + images.get("test", 0) * (4 * run.task.classes + 8))
+    most = costs.seconds(runs, epochs, epochs, images)
+    return Part(packs=1, most=most, likely=costs.seconds(runs, min(stops, epochs), min(best, epochs), images), disk=disk)
 
 
 def kind(run: Run) -> str:

@@ -39,6 +39,8 @@ class RunInTraining:
     learners: list[Learner] = field(init=False)
     final: Learner | None = None
     """The chosen point, trained again on train1000."""
+    sizes: dict[str, int] = field(default_factory=lambda: {"train800": 0, "train1000": 0})
+    """Images of each split, once they are loaded."""
     events: list[str] = field(default_factory=list)
     seconds: float = 0.0
     """Time that earlier processes have spent on the run."""
@@ -86,7 +88,8 @@ class RunInTraining:
 
     def images(self) -> int:
         """The number of images that the run has been trained on."""
-        return 800 * sum(learner.epochs for learner in self.learners) + 1000 * (self.final.epochs if self.final else 0)
+        of_final = self.sizes["train1000"] * self.final.epochs if self.final else 0
+        return self.sizes["train800"] * sum(learner.epochs for learner in self.learners) + of_final
 
     def spent(self, pack: list[RunInTraining]) -> float:
         """Seconds spent on the run: by earlier processes, and its share of this one's time, by images."""
