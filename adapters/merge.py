@@ -24,13 +24,13 @@ def merged(model: nn.Module) -> Iterator[nn.Module]:
     The base weights are never changed, so the model is restored to the bit. Raises TypeError for a method that is not affine in x, or
     that edits a module which is no Linear (but for what an MLP's last Linear reads).
     """
-    for edit in edits(model):
-        if not edit.adapter.mergeable:
-            raise TypeError(f"{edit.adapter.name} is not linear in its input, so no plain weights can hold it: it cannot be merged")
+    for one in edits(model):
+        if not one.adapter.mergeable:
+            raise TypeError(f"{one.adapter.name} is not linear in its input, so no plain weights can hold it: it cannot be merged")
     for module in model.modules():
-        if isinstance(module, Adapted) and isinstance(module.edit, Edit) and not isinstance(module.base, nn.Linear):
-            if (target := module.edit.target) != "act":
-                raise TypeError(f"{module.edit.adapter.name} edits {target}, which no plain weights hold: it cannot be merged")
+        edit = module.edit if isinstance(module, Adapted) and not isinstance(module.base, nn.Linear) else None
+        if isinstance(edit, Edit) and edit.target != "act":
+            raise TypeError(f"{edit.adapter.name} edits {edit.target}, which no plain weights hold: it cannot be merged")
     was_training = model.training
     model.eval()
     swapped: list[tuple[nn.Module, str, nn.Module]] = []

@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 
 _fingerprints: dict[str, str] = {}
 _warned: set[str] = set()
+CHOSEN: dict[str, Source] = {}
+"""What source=auto has chosen in this process."""
 
 
 def forget() -> None:
     """Drops the fingerprints that this process remembers: it then sees images that changed since, as a new process would."""
     _fingerprints.clear()
+    CHOSEN.clear()
     _warned.clear()
 
 
@@ -116,6 +119,10 @@ class Source:
     def offers(self, task: Task) -> bool:
         """Whether this source could hold this task at all."""
         return True
+
+    def chosen(self, task: Task) -> Source:
+        """The source that the task is taken from: this one, unless it only chooses among others."""
+        return self
 
     def complete(self, task: Task) -> Task:
         """The task, with the name and the classes that only the data tell of own images. Raises DataError if they cannot be had."""

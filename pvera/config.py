@@ -177,6 +177,7 @@ class Run:
             from pvera.exchange.read import adopt
 
             self.adapter = adopt(self.adapter)
+        self.source = self.source.chosen(self.task)
         self.task = self.source.complete(self.task)
         self._check_rates()
 

@@ -42,7 +42,7 @@ def test_the_row_has_sizes_classes_and_splits_of_its_own(row):
     of = store.read(row)
     assert (of.task, of.group, of.n_train, of.n_val, of.n_test) == ("insects", "own", 10, 2, 6)
     assert of.config["task"]["class_names"] == ["ant", "bee"] and row.parent.name == "insects"
-    assert of.data["membership"] == "validation 20 % of each class of train/ by the draw of seed 0; test test/"
+    assert of.data["splits"] == "validation 20 % of each class of train/ by the draw of seed 0; test test/"
     assert of.limited_reasons == ["at most 1 epochs"] and {"acc", "bacc", "f1"} <= of.test.keys()
 
 

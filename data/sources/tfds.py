@@ -65,11 +65,12 @@ class Tfds(Source):
         Of an own task these are the expressions of all splits, together with what decides the draw.
         """
         folder = self.location(task)
+        rule: Any
         if isinstance(task, OwnTask):
             named = pools(task, folder)
             expression, rule = "+".join(named.values()), [split, named, task.val_share, task.test_share, task.shots, task.draw]
         else:
-            expression, rule = self._expression(task, split), task.label  # type: ignore[assignment]
+            expression, rule = self._expression(task, split), getattr(task, "label", "")
         stored = re.findall(r"(?:^|\+)(\w+)", expression)
         with _one_line(folder, expression):
             info = json.loads((folder / "dataset_info.json").read_text())
@@ -218,7 +219,7 @@ def _features(folder: Path) -> _Features:
     there = dict(info.features.items())
     if len(keys) != 2 or not all(isinstance(there.get(key), kind) for key, kind in zip(keys, kinds, strict=True)):
         raise DataError(f"{info.full_name} is no classification of images: its examples have {', '.join(there)}, supervised {keys}")
-    return _Features(*keys, there[keys[1]])
+    return _Features(keys[0], keys[1], there[keys[1]])
 
 
 def _assigned(task: OwnTask, folder: Path) -> dict[str, list[tuple[str, int]]]:

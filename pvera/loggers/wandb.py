@@ -72,7 +72,7 @@ class Wandb(Logger):
         try:
             if row is not None:
                 if row["test"]:
-                    self._run.log(_charts(self._path, row["config"]), step=max(self._last, self._run.step) + 1)
+                    self._run.log(_charts(self._path, row.get("config", {})), step=max(self._last, self._run.step) + 1)
                 # Replaces val_loss and val_acc of the last epoch by those of the chosen one.
                 numbers = {key: value for key, value in row.items() if isinstance(value, int | float)}
                 metrics = {f"test_{name}": value for name, value in row["test"].items()}
@@ -106,7 +106,7 @@ def _charts(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     confidence, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
     bins = [[bin["confidence"], bin["accuracy"], round(len(labels) * bin["share"])] for bin in reliability(confidence, predicted == labels)]
     pairs, counts = np.unique(np.stack([labels, predicted], axis=1), axis=0, return_counts=True)
-    classes = config["task"].get("class_names") or [str(label) for label in range(probabilities.shape[1])]
+    classes = config.get("task", {}).get("class_names") or [str(label) for label in range(probabilities.shape[1])]
     confusion = [[classes[actual], classes[guess], int(count)] for (actual, guess), count in zip(pairs, counts, strict=True)]
     names = ["Actual", "Predicted", "nPredictions"]
     return {

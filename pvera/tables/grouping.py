@@ -71,8 +71,8 @@ def group_rows(rows: Iterable[Row]) -> list[Group]:
 
 
 def kind(group: str) -> str:
-    """Whose tasks a group of tasks is of: empty for VTAB-1k's and those beside it, else `own`, `fgvc`, ... Kinds never share a table."""
-    return "" if group in (*GROUPS, "extra") else group
+    """Whose tasks a group of tasks is of: `own`, `fgvc`, and empty for VTAB-1k's and those beside it. Kinds never share a table."""
+    return group if group in {task.group for task in OPEN.values()} else ""
 
 
 def fact(row: Row, name: str) -> Any:

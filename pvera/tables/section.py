@@ -65,7 +65,7 @@ def _caption(group: Group, quantity: str, counts: set[int]) -> list[str]:
         [task] = tasks
         images = ", ".join(f"{size:,}" for size in sorted({row.n_test for row in rows}))
         sentences.append(f"Task {task}{'' if task in TASKS else ' (not one of the 19 of VTAB-1k)'}, {images} test images. {spread}.")
-        sentences += [f"Splits: {text}." for text in sorted({row.data["membership"] for row in rows if "membership" in row.data})]
+        sentences += [f"Splits: {text}." for text in sorted({row.data["splits"] for row in rows if "splits" in row.data})]
     else:
         sentences.append(f"{title[0].upper()}{title[1:]}. {spread}.")
         if group.kind:

@@ -60,7 +60,7 @@ def train_and_test(pack: list[tuple[Run, Path]]) -> None:
                 "device": device, "n_train": len(data["train1000" if run.retrains() else "train800"]), "n_val": len(data["val200"]),
                 "limited_reasons": run.shortened() + [split.limited for split in splits.values() if split.limited],
                 "data": {"source": run.source.name, "copies": run.source.copies(run.task)} | data_provenance(splits)
-                | ({"membership": membership} if (membership := run.source.membership(run.task)) else {}),
+                | ({"splits": splits_are} if (splits_are := run.source.membership(run.task)) else {}),
             }  # fmt: skip
             _finish(runs, data.get("test"), shared)
     except Exception as error:

@@ -44,7 +44,7 @@ def leaves(tmp_path, monkeypatch) -> Path:
 def test_the_source_and_the_task_are_choices_and_load(leaves, capsys):
     from data import prepare, status
 
-    assert set(sources.kinds()) == {"folder", "npz", "offline", "tfds"}
+    assert set(sources.kinds()) == {"auto", "folder", "npz", "offline", "tfds"}
     task, source = find("leaves"), sources.kind("npz")("npz", root=str(leaves))
     assert task is find("extra/leaves")
     source.check(task)
