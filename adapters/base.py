@@ -7,10 +7,11 @@ the command line can list all adapters without loading torch.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from adapters.errors import AdapterError
-from adapters.numbers import COUNT, POSITIVE, Number
+from adapters.numbers import COUNT, NOT_NEGATIVE, POSITIVE, Number
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -66,15 +67,18 @@ class Adapter:
     output of the frozen module (`edit`). Every Parameter and Module that `init_params` returns is trained, and nothing else is.
 
     `grid` lists grid points: each is a dict of values for searchable hyper-parameters (those declared with `searched`, or with
-    `searchable=True`). The harness trains every point and keeps the one with the lowest validation loss. A value in the grid is used
-    only while the hyper-parameter itself is None; a value that is set by hand is not searched.
+    `searchable=True`). The harness trains every point and keeps the one that validates best. A value in the grid is used
+    only while the hyper-parameter itself is None; a value that is set by hand is not searched. `search` is the short form of a grid of
+    all combinations.
 
     A field with the name of one of the protocol's switches takes its value from the protocol, unless it is set by hand.
     """
 
     name: str = "adapter"
     lr: float | None = searched(1e-4)
-    """AdamW's learning rate for the adapter's parameters (the head has its own)."""
+    """AdamW's learning rate for the adapter's parameters, and for the head where trainer.head_lr is null."""
+    weight_decay: float | None = searched(None, later=True)
+    """AdamW's weight decay, for the head too; None is trainer.weight_decay."""
     layers: list[int] | None = searched(None)
     """Indices of the blocks to adapt; None adapts all."""
     checkpoint: str | None = later(None, digest=False)
@@ -82,6 +86,8 @@ class Adapter:
     checkpoint_sha256: str | None = later(None)
     """Checksum of that checkpoint: set when it is read, and verified if it is set already."""
     grid: list[dict[str, Any]] = field(default_factory=list)
+    search: dict[str, list[Any]] = field(default_factory=dict, metadata={"digest": False})
+    """Values of hyper-parameters that are tried in every combination with each other, and with every point of `grid`."""
 
     #: Whether every edit is affine in x in evaluation mode, so that merging can fold it into plain weights.
     mergeable = True
@@ -100,12 +106,18 @@ class Adapter:
         indices = isinstance(layers, list) and all(type(i) is int and i >= 0 and layers.count(i) == 1 for i in layers)
         self.require("layers", bool(indices and layers), "distinct block indices from 0")
         searchable = sorted(f.name for f in fields(self) if f.metadata.get("searchable"))
-        if unknown := sorted({key for point in self.grid for key in point} - set(searchable)):
-            raise AdapterError(f"adapter.grid has {unknown[0]!r}, which {self.name} cannot search; it can search {', '.join(searchable)}")
+        for name, keys in (("grid", {key for point in self.grid for key in point}), ("search", set(self.search))):
+            if unknown := sorted(keys - set(searchable)):
+                raise AdapterError(
+                    f"adapter.{name} has {unknown[0]!r}, which {self.name} cannot search; it can search {', '.join(searchable)}"
+                )
+        self.require("search", all(self.search.values()), "lists with a value at least")
         if self.checkpoint_sha256 and not self.checkpoint:
             raise AdapterError("adapter.checkpoint_sha256 is set, but adapter.checkpoint is not")
         if self.sites() or self.lr is not None:  # an adapter without sites has nothing to train
             self.check_positive("lr")
+        if self.weight_decay is not None:
+            self.check_number("weight_decay", NOT_NEGATIVE)
         self.points()  # every grid point passes the same checks
 
     def require(self, name: str, valid: bool, rule: str) -> None:
@@ -125,19 +137,25 @@ class Adapter:
         """Raises AdapterError unless each hyper-parameter is a (whole) number above 0, or is None and every grid point sets it."""
         for name in names:
             value = getattr(self, name)
-            if value is None and not (self.grid and all(name in point for point in self.grid)):
+            if value is None and not all(name in point for point in self._combinations()):
                 raise AdapterError(f"adapter.{name} is not set and adapter.grid has no value for it: set adapter.{name}")
             if value is not None:
                 self.check_number(name, COUNT if whole else POSITIVE)
 
+    def _combinations(self) -> list[dict[str, Any]]:
+        """Every point of the grid (or one that is empty) with every combination of the values of `search`, which win over the grid's."""
+        return [
+            point | dict(zip(self.search, values, strict=True)) for point in self.grid or [{}] for values in product(*self.search.values())
+        ]
+
     def active_grid(self) -> list[dict[str, Any]]:
-        """The grid without the hyper-parameters that are set by hand, and without duplicates."""
-        points = [{key: value for key, value in point.items() if getattr(self, key) is None} for point in self.grid]
+        """The grid and the search without the hyper-parameters that are set by hand, and without duplicates."""
+        points = [{key: value for key, value in point.items() if getattr(self, key) is None} for point in self._combinations()]
         return [point for i, point in enumerate(points) if point and point not in points[:i]]
 
     def points(self) -> list[tuple[dict[str, Any], Adapter]]:
         """Every grid point with the adapter it stands for; a single empty point if nothing is searched."""
-        return [(point, replace(self, **point, grid=[])) for point in self.active_grid()] or [({}, self)]
+        return [(point, replace(self, **point, grid=[], search={})) for point in self.active_grid()] or [({}, self)]
 
     def sites(self) -> tuple[str, ...]:
         """Targets in every block, and outside of the blocks (`layers` leaves those out). They are the keys of `adapters.families.SITES`.

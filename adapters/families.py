@@ -101,6 +101,11 @@ def _has(owner: nn.Module, path: str) -> bool:
         return False
 
 
+def drop_paths(block: nn.Module) -> list[str]:
+    """The paths in a block of what leaves out a branch at random in training, or is an Identity where the rate is 0."""
+    return [path for path, _ in block.named_modules() if path.rpartition(".")[2].startswith("drop_path")]
+
+
 def missing(target: str) -> str:
     """What a block needs for a target, in words."""
     if target == "norm2+mlp":

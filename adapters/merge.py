@@ -28,9 +28,9 @@ def merged(model: nn.Module) -> Iterator[nn.Module]:
     The base weights are never changed, so the model is restored to the bit. Raises TypeError for a method that is not affine in x, or
     that edits a module which neither holds the edit nor has Linears behind it that do.
     """
-    for edit in edits(model):
-        if not edit.adapter.mergeable:
-            raise TypeError(f"{edit.adapter.name} is not linear in its input, so no plain weights can hold it: it cannot be merged")
+    for one in edits(model):
+        if not one.adapter.mergeable:
+            raise TypeError(f"{one.adapter.name} is not linear in its input, so no plain weights can hold it: it cannot be merged")
     was_training = model.training
     model.eval()
     swapped: list[tuple[nn.Module, str, nn.Module]] = []

@@ -53,15 +53,19 @@ def _download(task: Task, data_dir: Path, manual_dir: Path) -> None:
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download import downloader
 
-    builder = tfds.builder(task.builder, data_dir=data_dir, file_format="array_record")
-    if not any(fnmatchcase(str(builder.version), pattern) for pattern in task.versions.split()):
+    try:
+        builder = tfds.builder(task.builder, data_dir=data_dir, file_format="array_record")
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        raise DataError(f"TFDS {tfds.__version__} has no builder {task.builder}: {str(error).splitlines()[0][:200]}") from error
+    if task.versions and not any(fnmatchcase(str(builder.version), pattern) for pattern in task.versions.split()):
         raise DataError(
             f"tensorflow-datasets {tfds.__version__} prepares {task.builder} in version {builder.version}, "
             f"{task.name} needs {' or '.join(task.versions.split())}: install the version that pyproject.toml names"
         )
-    if task.label == "stored" and (classes := builder.info.features["label"].num_classes) != task.classes:
+    if getattr(task, "label", "") == "stored" and (classes := builder.info.features["label"].num_classes) != task.classes:
         raise DataError(f"{builder.info.full_name} has {classes} classes, {task.name} has {task.classes}: not prepared")
-    print(f"{task.builder}: about {task.disk_gb:g} GB when prepared; licence, by its own page: {task.licence}", file=sys.stderr)
+    room = f"about {task.disk_gb:g} GB" if task.disk_gb else str(builder.info.dataset_size or "of unknown size")
+    print(f"{task.builder}: {room} when prepared; licence, by its own page: {task.licence}", file=sys.stderr)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # it would report every retry
     lost = _unknown_hosts(builder.url_infos)
     downloader.MAX_RETRIES = 0 if lost else 10  # or it would wait for minutes, in vain

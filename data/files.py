@@ -65,11 +65,22 @@ def state(path: Path | str) -> list[int]:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """The files in a folder and below it, sorted. Raises DataError if it, or a folder in it, cannot be read."""
+    """The files in a folder and below it, sorted, without what starts with a dot. Links are followed, but each folder is read once.
+
+    Raises DataError if it, or a folder in it, cannot be read.
+    """
+    files, seen = list[Path](), set[str]()
     try:
-        return sorted(Path(where) / name for where, _, names in os.walk(folder, onerror=_raise) for name in names)
+        for where, below, names in os.walk(folder, onerror=_raise, followlinks=True):
+            if (real := os.path.realpath(where)) in seen:
+                below.clear()
+                continue
+            seen.add(real)
+            below[:] = sorted(name for name in below if not name.startswith("."))
+            files += [Path(where) / name for name in names if not name.startswith(".")]
     except OSError as error:
         raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+    return sorted(files)
 
 
 def _raise(error: OSError) -> None:

@@ -34,6 +34,7 @@ def prepare(source: Source, task: Task, image_size: int, manual_dir: Path | None
 
     started = time.perf_counter()
     source.download(task, manual_dir)
+    task = source.complete(task)
     if problem := status(source, task, image_size).problem:
         raise DataError(problem)
     # Hashes all bytes that are there already: this command is also the way to make sure of a cache.

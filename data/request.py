@@ -29,7 +29,7 @@ class Request:
     task: str = "all"
     """all, or names separated by commas."""
     source: str = "tfds"
-    """A module of data/sources: tfds, folder, offline."""
+    """A module of data/sources: tfds, folder, offline, auto."""
     root: str | None = None
     """The folder of the source's data, if not the usual one."""
     image_size: int = 224

@@ -29,7 +29,7 @@ def pil_bilinear(image: Image.Image, size: int) -> np.ndarray:
 
 
 def pil_bicubic(image: Image.Image, size: int) -> np.ndarray:
-    """Bicubic and antialiased, to exactly size x size, the aspect ratio not kept."""
+    """Bicubic and antialiased, to exactly size x size, the aspect ratio not kept: torchvision's Resize with interpolation=3, as in NOAH."""
     import numpy as np
     from PIL import Image
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from data.errors import DataError, UnreadableImages
 from data.examples import Examples
 from data.files import digest, local
+from data.kinds import OwnTask
 from data.resize import NORMALISATIONS, RULES
 from data.tasks import SPLITS, Task
 
@@ -25,11 +26,14 @@ if TYPE_CHECKING:
 
 _fingerprints: dict[str, str] = {}
 _warned: set[str] = set()
+CHOSEN: dict[str, Source] = {}
+"""What source=auto has chosen in this process."""
 
 
 def forget() -> None:
     """Drops the fingerprints that this process remembers: it then sees images that changed since, as a new process would."""
     _fingerprints.clear()
+    CHOSEN.clear()
     _warned.clear()
 
 
@@ -74,7 +78,7 @@ class Source:
     name: str
     """That of the module."""
     resize: str = "pil_bilinear"
-    """pil_bilinear (the released code), pil_bicubic, tf_bilinear (the official VTAB) or short_side_crop."""
+    """pil_bilinear (the released code), pil_bicubic (NOAH and its successors), tf_bilinear (the official VTAB) or short_side_crop."""
     normalisation: str = "imagenet"
     """imagenet, half, none, or backbone (the backbone's own); applied on the device."""
     sizes: str = "exact"
@@ -116,6 +120,23 @@ class Source:
         """Whether this source could hold this task at all."""
         return True
 
+    def chosen(self, task: Task) -> Source:
+        """The source that the task is taken from: this one, unless it only chooses among others."""
+        return self
+
+    def complete(self, task: Task) -> Task:
+        """The task, with the name and the classes that only the data tell of own images. Raises DataError if they cannot be had."""
+        if isinstance(task, OwnTask) and not task.is_complete:
+            raise DataError(
+                f"source={self.name} has no {task.name or 'images of your own'}: "
+                + ("take source=tfds" if task.builder else "take source=folder source.root=DIR")
+            )
+        return task
+
+    def membership(self, task: Task) -> str:
+        """Where the images of each split come from, in words, where that is not fixed by the task; else empty."""
+        return ""
+
     def check(self, task: Task) -> None:
         """Raises DataError, with what is missing and how to get it, if this source cannot give this task. Decodes nothing."""
         for split in SPLITS:
@@ -138,8 +159,8 @@ class Source:
         return ""
 
     def sizes_of(self, task: Task, split: str) -> tuple[int, ...]:
-        """The official sizes of this split."""
-        return ({"train800": 800, "val200": 200, "train1000": 1000, "test": task.n_test}[split],)
+        """The official sizes of this split; none where any size will do."""
+        return () if (size := task.size(split)) is None else (size,)
 
     def versions(self, task: Task) -> dict[str, str]:
         """The versions that the data's makers give, if any."""
@@ -200,10 +221,10 @@ class Source:
 
     def size(self, task: Task, split: str, count: int) -> tuple[int, str | None]:
         """The number of examples that are used, of so many, and why these are not the official split (None if they are)."""
-        official = self.sizes_of(task, split)
+        official = self.sizes_of(task, split) or (count,) * bool(count)
         if count == 0 or (count not in official and self.sizes == "exact"):
             raise DataError(
-                f"{task.name}'s {split} has {' or '.join(map(str, official))} images, source={self.name} found {count}"
+                f"{task.name}'s {split} has {' or '.join(map(str, official)) or 'no'} images, source={self.name} found {count}"
                 + ("; source.sizes=any accepts a cut and marks the run limited" if count else "")
             )
         reasons = [] if count in official else [f"{split} has {count} images instead of {official[0]}"]

@@ -44,15 +44,21 @@ class Status:
 
     def cells(self) -> list[str]:
         """The line of a table."""
-        sizes = [f"{self.counts.get(split, '-')}/{' or '.join(map(str, self.source.sizes_of(self.task, split)))}" for split in SHOWN]
+        sizes = [
+            f"{self.counts.get(split, '-')}/{' or '.join(map(str, self.source.sizes_of(self.task, split))) or 'any'}" for split in SHOWN
+        ]
         ready = f"{len(self.prepared)}/{len(SPLITS)} {human(sum(self.prepared.values()))}"
-        return [self.task.name, self.source.name, self.word(), *sizes, human(self.bytes), ready, self.problem or self.remark]
+        return [self.task.name or "own", self.source.name, self.word(), *sizes, human(self.bytes), ready, self.problem or self.remark]
 
 
 def status(source: Source, task: Task, image_size: int) -> Status:
     """Looks at lists, files and hashes, and decodes nothing."""
     from data import cache
 
+    try:
+        task = source.complete(task)
+    except DataError as error:
+        return Status(task, source, str(error))
     now = Status(task, source)
     for split in SPLITS:
         with suppress(DataError):

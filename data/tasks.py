@@ -1,4 +1,4 @@
-"""The table of tasks: VTAB-1k's 19, and a few more. Nothing else in the project lists tasks; a new task is one entry of EXTRA.
+"""The table of tasks: VTAB-1k's 19, and a few more. Nothing else in the project lists tasks; a new task is one entry of EXTRA or OPEN.
 
 Splits, sizes and label rules are those of google-research/task_adaptation. The image folders are those of NOAH's `get_vtab1k.py`.
 Nothing here imports numpy, torch or TensorFlow.
@@ -6,95 +6,71 @@ Nothing here imports numpy, torch or TensorFlow.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+import re
+from dataclasses import replace
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
 from data.errors import DataError
+from data.kinds import EXTRA, OPEN, TASKS, OwnTask, Task, Task1k
 
 GROUPS = ("natural", "specialized", "structured")
+OWN = "extra/own"
+"""The choice of Hydra that is everybody's own images; not in the group's first level, so that `task=glob(*)` means the 19."""
 SPLITS = ("train800", "val200", "train1000", "test")
-
-TASKS: dict[str, Task] = {}
-"""The 19 tasks of VTAB-1k by name, in the order of their publication."""
-EXTRA: dict[str, Task] = {}
-"""Tasks that are not VTAB-1k's, by the name that selects them (`task=extra/digits`)."""
-
-
-#: Metadata of a field that has no effect on a run's numbers beyond what the checksum of its data covers.
-_NO_EFFECT = {"digest": False}
-
-
-@dataclass
-class Task:
-    """One task. A split expression is what TFDS calls one: `train[:800]`, `test[50%:]`, joined by `+`."""
-
-    name: str
-    group: str = field(metadata=_NO_EFFECT)
-    folder: str = field(metadata=_NO_EFFECT)
-    """Its name in the image-folder copy; empty if it is in none. A folder of the task's own name serves too."""
-    classes: int
-    n_test: int
-    """Exact number of images in the test split."""
-    val200: str = ""
-    """Split expression."""
-    test: str = ""
-    """Split expression."""
-    released_kl_weight: float = field(default=1e-6, metadata=_NO_EFFECT)
-    """1 / beta: the factor of the KL term in PVeRA's released code."""
-    licence: str = field(default="not stated", metadata=_NO_EFFECT)
-    """In few words, after the data's own page, which alone counts."""
-    disk_gb: float = field(default=0.0, metadata=_NO_EFFECT)
-    """Room that the prepared TFDS data take, roughly."""
-    builder: str = field(default="", metadata=_NO_EFFECT)
-    """TFDS builder, with its configuration after a slash; empty where TFDS has none."""
-    versions: str = field(default="", metadata=_NO_EFFECT)
-    """Acceptable TFDS versions: patterns separated by blanks."""
-    label: str = "stored"
-    """How data/labels.py makes the label: as stored, or by the rule of this name."""
-    manual: str = field(default="", metadata=_NO_EFFECT)
-    """Which files must be downloaded by hand, and from where; empty where TFDS downloads them."""
-    manual_files: str = field(default="", metadata=_NO_EFFECT)
-    """Names that must then be in TFDS's folder of manual downloads, separated by blanks."""
-    n_test_folder: int | None = field(default=None, metadata=_NO_EFFECT)
-    """Size of the test split in the image-folder copy, where it is not n_test."""
-    train800: str = "train[:800]"
-    """Split expression."""
-    official1000: str = "train[:1000]"
-    """Split expression of the 1,000 that the official runner trains on (the first of trainval)."""
-
-    def __post_init__(self) -> None:
-        official = TASKS.get(self.name) or EXTRA.get(f"extra/{self.name}")
-        for name in (f.name for f in fields(self) if official):
-            fixed, value = getattr(official, name), getattr(self, name)
-            if value != fixed:
-                raise DataError(f"task.{name} is {fixed!r} for {self.name}, found {value!r}: tasks are fixed, leave it out")
-
-    def expression(self, split: str, *, official_runner: bool = False) -> str:
-        """The split expression of train800, val200, train1000 (train800 followed by val200, or official1000) or test."""
-        if split == "train1000":
-            return self.official1000 if official_runner else f"{self.train800}+{self.val200}"
-        return {"train800": self.train800, "val200": self.val200, "test": self.test}[split]
 
 
 def find(name: str) -> Task:
     """The task of this name; the name of its image folder (`cifar`) and its choice in Hydra (`extra/digits`) serve too.
 
-    Raises DataError, listing the names, if there is none.
+    `tfds/NAME` is the task of any builder of TFDS, and `own` stands for anybody's own images. Raises DataError, listing the names, if
+    there is none.
     """
-    for key, task in (TASKS | EXTRA).items():
+    for key, task in (TASKS | EXTRA | OPEN).items():
         if name and name in (key, task.name, task.folder):
             return task
-    raise DataError(f"no task {name!r}; choose from {', '.join([*TASKS, *EXTRA])}")
+    if name == "own":
+        return OPEN[OWN]
+    if name.startswith("tfds/"):
+        return of_builder(name.removeprefix("tfds/"))
+    raise DataError(f"no task {name!r}; choose from {', '.join([*TASKS, *EXTRA, *(key for key in OPEN if key != OWN)])}, own, tfds/NAME")
+
+
+def of_builder(builder: str) -> OwnTask:
+    """The task of a classification builder of TFDS, whose configuration may follow after a slash, whole."""
+    if not re.fullmatch(r"[a-z]\w*(/[\w.-]+)?", builder):
+        raise DataError(f"task=tfds/NAME wants the name of a TFDS builder, and perhaps /CONFIGURATION, found {builder[:100]!r}")
+    return OwnTask(f"tfds_{builder.replace('/', '_')}", builder=builder)
+
+
+def restore(values: dict[str, Any]) -> Task:
+    """The task that a checkpoint saved as plain values: that of the table where it has one of this name."""
+    for task in (TASKS | EXTRA).values():
+        if task.name == values["name"]:
+            return task
+    for own in OPEN.values():
+        if own.name and own.name == values["name"]:
+            return replace(own, class_names=values["class_names"])
+    return OwnTask(**values) if "class_names" in values else Task1k(**values)
 
 
 def register() -> None:
-    """Makes each task a choice of Hydra's group `task`."""
-    store = ConfigStore.instance()
-    for key, task in (TASKS | EXTRA).items():
-        group, _, name = f"task/{key}".rpartition("/")
-        store.store(group=group, name=name, node=task)
+    """Makes each task of the table a choice of Hydra's group `task`."""
+    for key, task in (TASKS | EXTRA | OPEN).items():
+        _store(key, task)
+
+
+def offer(words: str) -> str:
+    """The value of `task=` with tasks named as Hydra knows them. Each `tfds/NAME` in it becomes a choice of Hydra."""
+    for name in re.findall(r"\btfds/([\w/.-]+)", words):
+        _store(f"tfds/{name}", of_builder(name))
+    return ",".join(ALIASES.get(name, name) for name in words.split(","))
+
+
+def _store(key: str, task: Task) -> None:
+    group, _, name = f"task/{key}".rpartition("/")
+    ConfigStore.instance().store(group=group, name=name, node=task)
 
 
 _DSPRITES: dict[str, Any] = {
@@ -112,55 +88,75 @@ _SMALLNORB: dict[str, Any] = {
 
 # fmt: off
 _NATURAL = [
-    Task("caltech101", "natural", "caltech101", 102, 6_084, "train[2754:2954]", "test", 1e-16, "CC BY 4.0", 0.14,
-         builder="caltech101", versions="3.*.*", n_test_folder=6_085),
-    Task("cifar100", "natural", "cifar", 100, 10_000, "train[45000:45200]", "test", 1e-6, "not stated", 0.14,
-         builder="cifar100", versions="3.*.*"),
-    Task("dtd", "natural", "dtd", 47, 1_880, "validation[:200]", "test", 1e-16, "research only", 0.6,
-         builder="dtd", versions="3.*.*"),
-    Task("oxford_flowers102", "natural", "oxford_flowers102", 102, 6_149, "validation[:200]", "test", 1e-8, "not stated", 0.35,
-         builder="oxford_flowers102", versions="2.*.*"),
+    Task1k("caltech101", "natural", "caltech101", 102, 6_084, "train[2754:2954]", "test", released_kl_weight=1e-16,
+         licence="CC BY 4.0", disk_gb=0.14, builder="caltech101", versions="3.*.*", n_test_folder=6_085),
+    Task1k("cifar100", "natural", "cifar", 100, 10_000, "train[45000:45200]", "test", released_kl_weight=1e-6,
+         licence="not stated", disk_gb=0.14, builder="cifar100", versions="3.*.*"),
+    Task1k("dtd", "natural", "dtd", 47, 1_880, "validation[:200]", "test", released_kl_weight=1e-16,
+         licence="research only", disk_gb=0.6, builder="dtd", versions="3.*.*"),
+    Task1k("oxford_flowers102", "natural", "oxford_flowers102", 102, 6_149, "validation[:200]", "test", released_kl_weight=1e-8,
+         licence="not stated", disk_gb=0.35, builder="oxford_flowers102", versions="2.*.*"),
     # 4.0.0 (the only version that today's builder prepares) holds the same examples; it mends a few corrupt JPEG files.
-    Task("oxford_iiit_pet", "natural", "oxford_iiit_pet", 37, 3_669, "train[2944:3144]", "test", 1e-12, "CC BY-SA 4.0", 0.8,
-         builder="oxford_iiit_pet", versions="3.*.* 4.0.0"),
-    Task("svhn", "natural", "svhn", 10, 26_032, "train[65931:66131]", "test", 1e-8, "non-commercial", 1.1,
-         builder="svhn_cropped", versions="3.*.*"),
-    Task("sun397", "natural", "sun397", 397, 21_750, "validation[:200]", "test", 1e-12, "research only", 3,
-         builder="sun397/tfds", versions="4.*.*"),
+    Task1k("oxford_iiit_pet", "natural", "oxford_iiit_pet", 37, 3_669, "train[2944:3144]", "test", released_kl_weight=1e-12,
+         licence="CC BY-SA 4.0", disk_gb=0.8, builder="oxford_iiit_pet", versions="3.*.* 4.0.0"),
+    Task1k("svhn", "natural", "svhn", 10, 26_032, "train[65931:66131]", "test", released_kl_weight=1e-8,
+         licence="non-commercial", disk_gb=1.1, builder="svhn_cropped", versions="3.*.*"),
+    Task1k("sun397", "natural", "sun397", 397, 21_750, "validation[:200]", "test", released_kl_weight=1e-12,
+         licence="research only", disk_gb=3, builder="sun397/tfds", versions="4.*.*"),
 ]
 _SPECIALIZED = [
-    Task("patch_camelyon", "specialized", "patch_camelyon", 2, 32_768, "validation[:200]", "test", 1e-6, "CC0 1.0", 7.6,
-         builder="patch_camelyon", versions="2.*.*"),
-    Task("eurosat", "specialized", "eurosat", 10, 5_400, "train[16200:16400]", "train[21600:]", 1e-6, "MIT", 0.1,
-         builder="eurosat/rgb", versions="2.*.*"),
-    Task("resisc45", "specialized", "resisc45", 45, 6_300, "train[18900:19100]", "train[25200:]", 1e-6, "not stated", 0.43,
-         builder="resisc45", versions="3.*.*",
+    Task1k("patch_camelyon", "specialized", "patch_camelyon", 2, 32_768, "validation[:200]", "test", released_kl_weight=1e-6,
+         licence="CC0 1.0", disk_gb=7.6, builder="patch_camelyon", versions="2.*.*"),
+    Task1k("eurosat", "specialized", "eurosat", 10, 5_400, "train[16200:16400]", "train[21600:]", released_kl_weight=1e-6,
+         licence="MIT", disk_gb=0.1, builder="eurosat/rgb", versions="2.*.*"),
+    Task1k("resisc45", "specialized", "resisc45", 45, 6_300, "train[18900:19100]", "train[25200:]", released_kl_weight=1e-6,
+         licence="not stated", disk_gb=0.43, builder="resisc45", versions="3.*.*",
          manual="NWPU-RESISC45.rar from https://1drv.ms/u/s!AmgKYzARBl5ca3HNaHIlzp_IXjs, unpacked (45 folders of 700 images, "
                 "NWPU-RESISC45/airplane/airplane_001.jpg and so on),",
          manual_files="NWPU-RESISC45"),
-    Task("diabetic_retinopathy", "specialized", "diabetic_retinopathy", 5, 42_670, "validation[:200]", "test", 1e-6,
-         "Kaggle competition rules", 1.7, builder="diabetic_retinopathy_detection/btgraham-300", versions="3.*.*",
+    Task1k("diabetic_retinopathy", "specialized", "diabetic_retinopathy", 5, 42_670, "validation[:200]", "test", released_kl_weight=1e-6,
+         licence="Kaggle competition rules", disk_gb=1.7, builder="diabetic_retinopathy_detection/btgraham-300", versions="3.*.*",
          manual="train.zip.*, test.zip.*, sample.zip and trainLabels.csv.zip, each unpacked (train/, test/, sample/, trainLabels.csv), "
                 "from https://www.kaggle.com/c/diabetic-retinopathy-detection/data (an account, and consent to the competition's rules),",
          manual_files="trainLabels.csv train test sample"),
 ]
 _STRUCTURED = [
-    Task("clevr_count", "structured", "clevr_count", 8, label="clevr_count", released_kl_weight=1e-6, **_CLEVR),
-    Task("clevr_dist", "structured", "clevr_dist", 6, label="clevr_dist", released_kl_weight=1e-8, **_CLEVR),
-    Task("dmlab", "structured", "dmlab", 6, 22_735, "validation[:200]", "test", 1e-16, "not stated", 3.3,
-         builder="dmlab", versions="2.*.*"),
-    Task("kitti", "structured", "kitti", 4, 711, "validation[:200]", "test", 1e-12, "CC BY-NC-SA 3.0", 5.7,
-         builder="kitti", versions="3.*.*", label="kitti"),
-    Task("dsprites_loc", "structured", "dsprites_loc", 16, label="dsprites_loc", released_kl_weight=1e-8, **_DSPRITES),
-    Task("dsprites_ori", "structured", "dsprites_ori", 16, label="dsprites_ori", released_kl_weight=1e-10, **_DSPRITES),
-    Task("smallnorb_azi", "structured", "smallnorb_azi", 18, label="smallnorb_azi", released_kl_weight=1e-6, **_SMALLNORB),
-    Task("smallnorb_ele", "structured", "smallnorb_ele", 9, label="smallnorb_ele", released_kl_weight=1e-6, **_SMALLNORB),
+    Task1k("clevr_count", "structured", "clevr_count", 8, label="clevr_count", released_kl_weight=1e-6, **_CLEVR),
+    Task1k("clevr_dist", "structured", "clevr_dist", 6, label="clevr_dist", released_kl_weight=1e-8, **_CLEVR),
+    Task1k("dmlab", "structured", "dmlab", 6, 22_735, "validation[:200]", "test", released_kl_weight=1e-16,
+         licence="not stated", disk_gb=3.3, builder="dmlab", versions="2.*.*"),
+    Task1k("kitti", "structured", "kitti", 4, 711, "validation[:200]", "test", released_kl_weight=1e-12,
+         licence="CC BY-NC-SA 3.0", disk_gb=5.7, builder="kitti", versions="3.*.*", label="kitti"),
+    Task1k("dsprites_loc", "structured", "dsprites_loc", 16, label="dsprites_loc", released_kl_weight=1e-8, **_DSPRITES),
+    Task1k("dsprites_ori", "structured", "dsprites_ori", 16, label="dsprites_ori", released_kl_weight=1e-10, **_DSPRITES),
+    Task1k("smallnorb_azi", "structured", "smallnorb_azi", 18, label="smallnorb_azi", released_kl_weight=1e-6, **_SMALLNORB),
+    Task1k("smallnorb_ele", "structured", "smallnorb_ele", 9, label="smallnorb_ele", released_kl_weight=1e-6, **_SMALLNORB),
 ]
 # fmt: on
 TASKS |= {task.name: task for task in _NATURAL + _SPECIALIZED + _STRUCTURED}
 EXTRA |= {
     # scikit-learn's 1,797 digits in hash order (data/sources/offline.py). The KL weight is this project's own.
-    "extra/digits": Task("digits", "extra", "", 10, 797, "train[800:1000]", "train[1000:]", 1e-6, "CC BY 4.0", 0)
+    "extra/digits": Task1k("digits", "extra", "", 10, 797, "train[800:1000]", "train[1000:]", licence="CC BY 4.0")
 }
-ALIASES = {alias: key for key, task in (TASKS | EXTRA).items() for alias in (task.name, task.folder) if alias and alias not in TASKS}
-"""Other names of tasks: that of the image folder, and that of an extra task without its group."""
+
+# fmt: off
+_FGVC = [
+    # The five of Jia et al. 2022 (arXiv 2203.12119), whole. Where none is published, a tenth of the training images validates.
+    OwnTask("cub200", "fgvc", "CUB_200_2011", 200, n_train=5_994, n_test=5_794, val_share=0.1, licence="research only",
+            builder="caltech_birds2011", versions="0.*.*"),
+    OwnTask("nabirds", "fgvc", "nabirds", 555, n_train=23_929, n_test=24_633, val_share=0.1, licence="research only"),
+    OwnTask("flowers102", "fgvc", "flowers102", 102, n_train=2_040, n_test=6_149, licence="not stated",
+            builder="oxford_flowers102", versions="2.*.*"),
+    OwnTask("stanford_dogs", "fgvc", "StanfordDogs", 120, n_train=12_000, n_test=8_580, val_share=0.1, licence="not stated",
+            builder="stanford_dogs", versions="0.*.*"),
+    OwnTask("stanford_cars", "fgvc", "StanfordCars", 196, n_train=8_144, n_test=8_041, val_share=0.1, licence="research only",
+            builder="cars196", versions="2.*.*"),
+]
+# fmt: on
+OPEN |= {OWN: OwnTask()} | {f"fgvc/{task.name}": task for task in _FGVC}
+ALIASES = {
+    alias: key
+    for key, task in (TASKS | EXTRA | OPEN).items() for alias in (key.split("/")[-1], task.name, task.folder)
+    if alias and alias not in TASKS
+}  # fmt: skip
+"""Other names of tasks: that of the image folder, and that of a task without its group."""

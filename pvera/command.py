@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from adapters import methods
+from data import tasks
 from data.errors import DataError
 from data.files import local
 from pvera import errors, loggers
@@ -63,8 +64,14 @@ def explain(error: BaseException) -> str:
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
     for cause in reversed(causes):
-        if isinstance(cause, MissingConfigException) and (file := cause.missing_cfg_file or "").startswith("logger/"):
+        file = (cause.missing_cfg_file or "") if isinstance(cause, MissingConfigException) else ""
+        if file.startswith("logger/"):
             return f"{file.replace('/', '=')} is no choice; {loggers.THERE_ARE}"
+        if file.startswith("task/"):
+            try:
+                tasks.find(file.removeprefix("task/"))
+            except DataError as unknown:
+                return f"{unknown}; images of your own are task=own source=folder source.root=DIR"
         if isinstance(cause, ConfigKeyError | ConfigAttributeError) and str(cause.full_key).rpartition(".")[0] == "logger":
             return f"{cause.full_key} is no logger that was chosen; {loggers.THERE_ARE}"
         if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):

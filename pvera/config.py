@@ -33,6 +33,64 @@ def _check_numbers(part: Any, prefix: str, rule: Number, *names: str) -> None:
 
 
 @dataclass
+class Trainer:
+    """AdamW with a constant or a cosine learning rate, and early stopping or a fixed number of epochs."""
+
+    epochs: int = 500
+    batch_size: int = 16
+    head_lr: float | None = 1e-4
+    """Learning rate of the head; null: that of the adapter, adapter.lr."""
+    weight_decay: float = 1e-4
+    patience: int = 20
+    """Epochs without improvement before a grid point is stale."""
+    min_improvement: float = 0.1
+    """Per cent of the best loss by which an epoch must improve on it, or else it counts as stale."""
+    schedule: str = later("constant")
+    """constant, or cosine: timm's CosineLRScheduler, with one rate for each epoch."""
+    warmup_epochs: int = later(0)
+    """cosine: the epochs in which the rate rises linearly from first_lr."""
+    warmup_prefix: bool = later(False)
+    """cosine: the half wave begins after the warm-up; otherwise the warm-up hides the beginning of one that lasts all epochs."""
+    first_lr: float = later(0.0)
+    """cosine: the rate of the first epoch, if there is a warm-up."""
+    last_lr: float = later(0.0)
+    """cosine: the rate that would follow the last epoch."""
+    fixed_length: bool = later(False)
+    """Train all epochs and keep the weights of the last one; otherwise stop early and keep those of the best epoch."""
+    select_by: str = later("loss")
+    """loss or accuracy: the validation figure by which the grid point is chosen, and the best epoch."""
+    drop_path: float = later(0.0)
+    """Stochastic depth: the rate at which the last block's branches are left out in training; it rises linearly from 0 in the first."""
+    drop_last: bool = later(False)
+    """Leave out the images at the end of an epoch that do not fill a batch."""
+    label_smoothing: float = later(0.0)
+    """Share of the target that is spread evenly over the classes, in the training loss alone."""
+
+    def __post_init__(self) -> None:
+        _check_numbers(self, "trainer.", COUNT, "epochs", "batch_size", "patience")
+        _check_numbers(self, "trainer.", NOT_NEGATIVE, "weight_decay", "min_improvement", "first_lr", "last_lr")
+        _check_numbers(self, "trainer.", Number(least=0, below=1), "drop_path", "label_smoothing")
+        _check_numbers(self, "trainer.", Number(least=0, whole=True), "warmup_epochs")
+        if self.head_lr is not None:
+            _check_numbers(self, "trainer.", POSITIVE, "head_lr")
+        for name, choices in (("schedule", ("constant", "cosine")), ("select_by", ("loss", "accuracy"))):
+            if getattr(self, name) not in choices:
+                raise UserError(f"trainer.{name} must be one of {', '.join(choices)}, found {getattr(self, name)!r}")
+        if self.schedule == "cosine" and self.warmup_epochs >= self.epochs:
+            raise UserError(f"trainer.warmup_epochs must be below trainer.epochs, {self.epochs}, found {self.warmup_epochs}: set both")
+
+    def images(self, available: int) -> int:
+        """The number of images that an epoch trains on. Raises UserError if they do not fill a batch under `drop_last`."""
+        if self.drop_last and available < self.batch_size:
+            raise UserError(f"trainer.drop_last leaves nothing of {available} images: lower trainer.batch_size, {self.batch_size}")
+        return available - available % self.batch_size if self.drop_last else available
+
+    def retraining(self, best: float) -> float:
+        """The epochs on train1000 of a grid point whose best epoch is `best`: no more, but under a schedule all, since it belongs to it."""
+        return best if self.schedule == "constant" else self.epochs
+
+
+@dataclass
 class Protocol:
     """The training protocol: a switch for every quirk of the released code. An adapter's field of the same name follows the switch."""
 
@@ -59,30 +117,14 @@ class Protocol:
     """VeRA, PVeRA: Kaiming fan-in of A and B: input (dimension), or second (dimension of the matrix)."""
     kl_weight: float = 1e-6
     """PVeRA: weight of the KL term in the loss."""
+    epochs: int = without_effect(Trainer.epochs)
+    """The epochs of a whole run: one with fewer trainer.epochs is limited."""
 
     def __post_init__(self) -> None:
         _check_numbers(self, "protocol.", NOT_NEGATIVE, "kl_weight")
+        _check_numbers(self, "protocol.", COUNT, "epochs")
         if self.d_initial is not None:
             _check_numbers(self, "protocol.", POSITIVE, "d_initial")
-
-
-@dataclass
-class Trainer:
-    """AdamW and early stopping on the validation loss."""
-
-    epochs: int = 500
-    batch_size: int = 16
-    head_lr: float = 1e-4
-    weight_decay: float = 1e-4
-    patience: int = 20
-    """Epochs without improvement before a grid point is stale."""
-    min_improvement: float = 0.1
-    """Per cent of the best loss by which an epoch must improve on it, or else it counts as stale."""
-
-    def __post_init__(self) -> None:
-        _check_numbers(self, "trainer.", COUNT, "epochs", "batch_size", "patience")
-        _check_numbers(self, "trainer.", POSITIVE, "head_lr")
-        _check_numbers(self, "trainer.", NOT_NEGATIVE, "weight_decay", "min_improvement")
 
 
 @dataclass
@@ -113,7 +155,7 @@ class Run:
     test: bool = later(True)
     """Test the chosen grid point. A search by validation sets it to false: the test split is not read, and nothing is retrained."""
     limited: str | None = without_effect(None)
-    """Why this run is limited, in words for the row and the table; fewer epochs than the default need no such words."""
+    """Why this run is limited, in words for the row and the table; fewer epochs than the protocol's need no such words."""
     by_adapter: dict[str, Any] = field(default_factory=dict, metadata={"digest": False})
     """Values for each adapter, which the other settings of an experiment can refer to."""
     results: str = without_effect("results/${name}")
@@ -135,6 +177,25 @@ class Run:
             from pvera.exchange.read import adopt
 
             self.adapter = adopt(self.adapter)
+        self.source = self.source.chosen(self.task)
+        self.task = self.source.complete(self.task)
+        self._check_rates()
+
+    def _check_rates(self) -> None:
+        """Raises UserError for learning rates that do not fit together, and for a choice by accuracy where it is by margin."""
+        trainer = self.trainer
+        if trainer.select_by == "accuracy" and self.protocol.select_by_margin:
+            raise UserError("trainer.select_by=accuracy has no margin of a loss: set protocol.select_by_margin=false")
+        for _, point in self.adapter.points():
+            if trainer.head_lr is None and point.lr is None:
+                raise UserError("trainer.head_lr is null, so the head has the rate adapter.lr, but that is not set: set either")
+            lowest = min(rate for rate in (trainer.head_lr, point.lr) if rate is not None)
+            for name in ("first_lr", "last_lr") if trainer.schedule == "cosine" else ():
+                if getattr(trainer, name) > lowest:
+                    raise UserError(
+                        f"trainer.{name} must be at most every learning rate of a cosine schedule, {lowest:g}, "
+                        f"found {getattr(trainer, name):g}: lower it"
+                    )
 
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation per channel, for pixels in [0, 1]."""
@@ -151,7 +212,7 @@ class Run:
 
     def shortened(self) -> list[str]:
         """The reasons in the settings for which this run is limited; the source reports a cut of the data."""
-        short = self.trainer.epochs < Trainer.epochs
+        short = self.trainer.epochs < self.protocol.epochs
         reasons = [self.limited or f"at most {self.trainer.epochs} epochs"] if self.limited or short else []
         return reasons + ["not tested"] * (not self.test)
 
@@ -184,7 +245,7 @@ def from_dict(saved: dict[str, Any]) -> Run:
             "trainer": Trainer,
         }
         parts = {key: schema(**saved[key]) for key, schema in schemas.items()}
-        return Run(**(saved | parts | {"task": tasks.find(saved["task"]["name"])}))
+        return Run(**(saved | parts | {"task": tasks.restore(saved["task"])}))
     except MISTAKES:
         raise
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:

@@ -40,6 +40,7 @@ def export(options: argparse.Namespace) -> None:
         (options.folder / "model.json").write_text(json.dumps(_description(run), indent=1) + "\n")
     else:
         origin = {"backbone": run.backbone.timm, "weights_sha256": run.backbone.weights_sha256(), "task": run.task.name}
+        origin["class_names"] = json.dumps(run.task.label_names())
         write.write(model, run.adapter, options.folder, options.model or "hf", origin, sample=options.sample)
     print(f"wrote {', '.join(sorted(file.name for file in options.folder.iterdir()))} to {options.folder}")
 
@@ -66,6 +67,7 @@ def _description(run: Run) -> dict[str, Any]:
         "model.load_state_dict(safetensors.torch.load_file('model.safetensors'))",
         "image": {"size": run.image_size, "resize": run.source.resize, "mean": mean, "std": std},
         "task": run.task.name,
+        "class_names": run.task.label_names(),
         "backbone": run.backbone.description,
     }  # fmt: skip
 

@@ -112,7 +112,7 @@ def expand_words(words: list[str]) -> list[str]:
     for word in words:
         key, is_pair, value = word.partition("=")
         if key == "task" and is_pair:
-            word = f"task={','.join(tasks.ALIASES.get(name, name) for name in value.split(','))}"
+            word = f"task={tasks.offer(value)}"
         elif is_pair and key.split(".")[0] in swept - {key} and re.fullmatch(r"\w+(\.\w+)+", key) and not _is_sweep(word):
             word = f"{key}=choice({value})"
         expanded.append(word)

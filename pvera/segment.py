@@ -2,7 +2,7 @@
 
 The settings are those of `python -m pvera`: backbone, adapter, trainer, image_size, precision, seed and results apply. --data replaces
 task and source, and of protocol only the switches of the adapter and the shuffling count. The epoch with the lowest validation loss is
-tested.
+tested, or the last one under trainer.fixed_length.
 """
 
 from __future__ import annotations

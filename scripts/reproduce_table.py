@@ -1,13 +1,15 @@
-"""The paper's table: names the data that is missing on this machine and how to get it, runs the rest, and renders the table.
+"""The paper's table: shows where each task's data are on this machine and how to get what is missing, runs the rest, renders the table.
 
     make reproduce-table LAUNCHER=ray ARGS="source=tfds protocol=corrected"
     or: python scripts/reproduce_table.py launcher=ray source=tfds protocol=corrected
 
 The arguments are Hydra's overrides of experiment=paper (task=dtd,kitti adapter=pvera seed=0 source.root=DIR ...). Runs that are done
-are not run again. Exit codes: 0 the table is complete, 1 parts of it are missing, 2 a mistake in the request, 130 stopped.
+are not run again. Without source= each task is taken from where it is: prepared by TFDS, in the image folders (which the authors used), or
+offline. Exit codes: 0 the table is complete, 1 parts of it are missing, 2 a mistake in the request, 130 stopped.
 """
 
 import argparse
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -15,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from omegaconf import OmegaConf
+from tabulate import tabulate
 
 from pvera import command, table
 from pvera.command import MISTAKES
@@ -27,6 +30,8 @@ from pvera.sweeps import jobs
 from pvera.tables.render import FORMS
 
 EXPERIMENT = "experiment=paper"
+#: The backbone whose weights a package registry holds.
+OFFLINE = "dinov2_vits14_offline"
 
 
 @dataclass
@@ -39,6 +44,7 @@ class Plan:
     """All runs: backbone, source, protocol, adapter and task, and the seed."""
     available: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    backbone_missing: bool = False
 
 
 def plan(overrides: list[str]) -> Plan:
@@ -70,29 +76,49 @@ def _last(job: list[str], key: str) -> str:
 
 
 def check(wanted: Plan) -> None:
-    """Prints a line for each task and backbone, and notes which are available and which are missing."""
+    """Prints each task with its source, and each backbone, and notes which are available and which are missing."""
     first = next(iter(wanted.runs.values()))
-    source, protocol = first[0].source.name, first[0].protocol.name
-    print(f"{EXPERIMENT}: {len(wanted.cells)} runs, source {source}, protocol {protocol}; its data and weights:")
-    last_reason = ""
-
-    def ready(override: str, runs: list[Run], check_run: Callable[[Run], None]) -> bool:
-        nonlocal last_reason
-        try:
-            for run in runs:
-                check_run(run)
-        except MISTAKES as error:
-            print(f"  {override:26} missing: {error if str(error) != last_reason else 'for the same reason'}", flush=True)
-            last_reason = str(error)
-            wanted.missing.append(override)
-            return False
-        print(f"  {override:26} ready", flush=True)
-        return True
-
-    wanted.available = [task for task, runs in wanted.runs.items() if ready(task, runs, lambda run: run.source.check(run.task))]
+    lines, reasons = [], {}
+    for override, runs in wanted.runs.items():
+        reasons[override] = _problem(lambda run: run.source.check(run.task), runs)
+        lines.append([override, ", ".join(dict.fromkeys(run.source.name for run in runs)), "missing" if reasons[override] else "ready"])
+    wanted.available = [override for override, reason in reasons.items() if not reason]
     for run in {run.backbone.name: run for run in first}.values():
-        if not ready(f"backbone={run.backbone.name}", [run], lambda run: run.backbone.check(run.image_size)):
-            wanted.available = []
+        override = f"backbone={run.backbone.name}"
+        if reason := _problem(lambda run: run.backbone.check(run.image_size), [run]):
+            wanted.backbone_missing = True
+        reasons[override] = reason
+        lines.append([override, "", "missing" if reason else "ready"])
+    wanted.missing = [override for override, reason in reasons.items() if reason]
+    print(f"{EXPERIMENT}: {len(wanted.cells)} runs, protocol {first[0].protocol.name}")
+    print(tabulate(lines, ["task and backbone", "source", "state"], tablefmt="plain", disable_numparse=True))
+    said: dict[str, list[str]] = {}
+    for override in wanted.missing:
+        nowhere = wanted.runs.get(override, first)[0].source.name == "auto" and override in wanted.runs
+        reason = "in no source" if nowhere else reasons[override].replace(override.partition("=")[2], "TASK")
+        said.setdefault(reason, []).append(override)
+    for alike in said.values():
+        others = f" (and {len(alike) - 1} more likewise)" if len(alike) > 1 else ""
+        print(f"{alike[0]}{others}: {reasons[alike[0]]}", flush=True)
+
+
+def _problem(check_run: Callable[[Run], None], runs: list[Run]) -> str:
+    """Why one of the runs cannot be done here; empty if all can."""
+    try:
+        for run in runs:
+            check_run(run)
+    except MISTAKES as error:
+        return str(error)
+    return ""
+
+
+def reachable(wanted: Plan, overrides: list[str]) -> str:
+    """The command that does what can be done here; empty if nothing can, or if this command has done it."""
+    if not wanted.available or not wanted.backbone_missing:
+        return ""
+    tasks = ",".join(task.removeprefix("task=") for task in wanted.available)
+    others = [override for override in overrides if not override.startswith(("task=", "backbone="))]
+    return f"make reproduce-table ARGS={shlex.quote(' '.join([*others, f'task={tasks}', f'backbone={OFFLINE}']))}"
 
 
 def render(folder: Path) -> int:
@@ -133,12 +159,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    wanted = plan(options.overrides)
+    overrides = options.overrides
+    if not any(override.startswith("source=") for override in overrides):
+        overrides = [*overrides, "source=auto"]
+    wanted = plan(overrides)
     check(wanted)
     code = 0
-    if wanted.available:
+    if wanted.available and not wanted.backbone_missing:
         tasks = ",".join(task.removeprefix("task=") for task in wanted.available)
-        others = [override for override in options.overrides if not override.startswith("task=")]
+        others = [override for override in overrides if not override.startswith("task=")]
         code = subprocess.run([sys.executable, "-m", "pvera", EXPERIMENT, *others, f"task={tasks}"]).returncode
     if code in (0, 1):  # 1: some runs failed
         folder = Path(next(iter(wanted.runs.values()))[0].results)
@@ -149,6 +178,8 @@ def _reproduce(options: argparse.Namespace) -> int:
         return code
     missing = ", ".join(wanted.missing) or "the runs that failed, named above"
     print(f"pvera: not complete, missing: {missing}; the same command goes on once it is there", file=sys.stderr)
+    if here := reachable(wanted, options.overrides):
+        print(f"on this machine this runs: {here}")
     return 1
 
 

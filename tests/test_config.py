@@ -22,6 +22,7 @@ from pvera.sweeps import jobs
 CONFIGS = Path(__file__).parents[1] / "configs"
 EXPERIMENTS = sorted(str(p.relative_to(CONFIGS / "experiment").with_suffix("")) for p in (CONFIGS / "experiment").rglob("*.yaml"))
 
+PROTOCOLS = ["adapter_plus", "corrected", "noah", "osu", "released"]
 #: Every ablation with the number of its runs.
 ABLATIONS = {"kl_weight": 6, "rank": 5, "d_initial": 4, "scale": 4, "targets": 3, "layers": 5, "projection_seed": 5, "init": 3,
              "projections": 2, "prior": 6, "posterior": 4, "convergence": 2}  # fmt: skip
@@ -46,20 +47,21 @@ def test_what_one_configuration_changes_no_other_sees():
 
 
 def test_the_groups_hold_what_they_should():
-    assert set(options("task")) - {"extra"} == set(TASKS)
+    assert set(options("task")) - {"extra", "fgvc"} == set(TASKS)
     assert len(TASKS) == 19
-    assert options("task/extra") == ["digits"]
+    assert options("task/extra") == ["digits", "own"]
+    assert options("task/fgvc") == ["cub200", "flowers102", "nabirds", "stanford_cars", "stanford_dogs"]
     assert set(options("adapter")) == set(methods())
     assert options("source") == ["folder", "offline", "tfds"]
-    assert options("protocol") == ["corrected", "released"]
-    assert options("trainer") == ["default", "smoke"]
+    assert options("protocol") == PROTOCOLS
+    assert options("trainer") == ["cosine", "default", "smoke"]
     assert options("logger") == ["csv", "none", "tensorboard", "wandb"]
 
 
-@pytest.mark.parametrize("protocol", ["corrected", "released"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("adapter", methods())
-def test_every_adapter_composes_under_both_protocols(adapter, protocol):
-    composed = run(f"adapter={adapter}", f"protocol={protocol}")
+def test_every_adapter_composes_under_every_protocol(adapter, protocol):
+    composed = run(f"adapter={adapter}", f"protocol={protocol}", "backbone=test_vit", "source=offline")  # whose settings need no download
     assert type(composed.adapter) is methods()[adapter]
     for name in {f.name for f in fields(Protocol)} & {f.name for f in fields(composed.adapter)} - {"name"}:
         assert getattr(composed.adapter, name) == getattr(composed.protocol, name)
@@ -109,8 +111,80 @@ def test_the_released_kl_weight_of_the_ablation_is_the_tasks_own():
 
 
 def test_there_are_as_many_experiments_as_we_say():
-    ablations = {f"ablation/{name}" for name in (*ABLATIONS, "base", "full")}
-    assert set(EXPERIMENTS) == {"demo", "demo_all", "offline_seeds", "offline_vtab", "paper"} | ablations
+    ablations = {f"ablation/{name}" for name in (*ABLATIONS, "base", "full", "start", "start_vera")}
+    field = {f"field/{name}" for name in PROTOCOLS if name not in ("corrected", "released")}
+    assert set(EXPERIMENTS) == {"demo", "demo_all", "offline_seeds", "offline_vtab", "paper"} | ablations | field
+
+
+RECIPES = {
+    "noah": ("folder", "pil_bicubic", "imagenet", [{}], 1e-3, "loss", (1e-6, 1e-5, False), [42]),
+    "osu": ("folder", "pil_bicubic", "none", [{"lr": lr, "weight_decay": w} for lr in (1e-3, 1e-2) for w in (1e-4, 1e-3)], None, "accuracy",
+            (1e-6, 1e-5, False), [42]),
+    "adapter_plus": ("tfds", "tf_bilinear", "half", [{}], 1e-3, "loss", (1e-5, 1e-6, True), [18, 45, 25]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_protocol_of_the_field_is_a_whole_recipe(name):
+    source, resize, normalisation, points, lr, select_by, rates, seeds = RECIPES[name]
+    runs = to_runs(compose("config", overrides=[f"protocol={name}", "adapter=ia3", "task=dtd"]))
+    one, trainer = runs[0], runs[0].trainer
+    assert [each.seed for each in runs] == seeds
+    assert (one.backbone.timm, one.source.name) == ("vit_base_patch16_224.orig_in21k", source)
+    assert (one.source.resize, one.source.normalisation) == (resize, normalisation)
+    assert [point for point, _ in one.adapter.points()] == points and one.adapter.lr == lr
+    assert (trainer.epochs, trainer.batch_size, trainer.head_lr, trainer.weight_decay) == (100, 64, None, 1e-4)
+    assert (trainer.schedule, trainer.warmup_epochs, trainer.drop_path, trainer.label_smoothing) == ("cosine", 10, 0.1, 0)
+    assert (trainer.first_lr, trainer.last_lr, trainer.warmup_prefix) == rates
+    assert trainer.fixed_length and trainer.drop_last and trainer.select_by == select_by
+    assert one.retrains() and one.shortened() == []
+    switches = asdict(one.protocol) | {"name": "corrected", "epochs": 500}
+    assert switches == asdict(Protocol())  # otherwise as corrected
+
+
+def test_what_is_chosen_by_hand_or_by_an_experiment_wins_over_the_protocol():
+    chosen = run("protocol=noah", "source=tfds", "backbone=test_vit", "trainer=smoke", "adapter=lora", "adapter.lr=3e-3", "seed=7")
+    assert (chosen.source.name, chosen.backbone.name, chosen.trainer.schedule, chosen.seed) == ("tfds", "test_vit", "constant", 7)
+    assert {point.lr for _, point in chosen.adapter.points()} == {3e-3} and chosen.protocol.name == "noah"
+    demo = run("experiment=demo", "protocol=noah", "trainer.warmup_epochs=1")
+    assert (demo.backbone.name, demo.source.name, demo.trainer.epochs) == ("dinov2_vits14_offline", "offline", 5)
+
+
+@pytest.mark.parametrize(
+    ("words", "limited"),
+    [
+        (["protocol=noah"], []),
+        (["protocol=noah", "trainer.epochs=99"], ["at most 99 epochs"]),
+        (["protocol=corrected", "trainer.epochs=499"], ["at most 499 epochs"]),
+        (["protocol=released"], []),
+        (["experiment=field/osu"], []),
+    ],
+)
+def test_a_run_is_limited_if_it_is_shorter_than_its_protocol_says(words, limited):
+    assert run(*words, "adapter=ia3").shortened() == limited
+
+
+@pytest.mark.parametrize("field", ["noah", "osu", "adapter_plus"])
+def test_a_sweep_of_the_field_has_eight_adapters_on_every_task_at_their_published_sizes(field):
+    config = jobs.load([f"experiment=field/{field}"])
+    found = jobs.jobs(config)
+    assert len(found) == len({tuple(job) for job in found}) == 8 * len(TASKS)
+    dtd = {runs[0].adapter.name: runs[0].adapter for job in found if "task=dtd" in job for runs in [jobs.compose(config, job)]}
+    sizes = {name: {(p.rank if hasattr(p, "rank") else getattr(p, "reduction", None)) for _, p in a.points()} for name, a in dtd.items()}
+    width = 12 if field == "osu" else 96
+    assert sizes == {"linear_probe": {None}, "ia3": {None}, "lora": {8}, "dora": {8}, "vera": {256}, "pvera": {256},
+                     "adaptformer": {width}, "bottleneck": {96}}  # fmt: skip
+    assert {len(adapter.points()) for adapter in dtd.values()} == {4 if field == "osu" else 1}
+
+
+def test_a_search_is_every_combination_with_the_grid():
+    words = ["adapter=lora", "adapter.grid=[{rank:4,alpha:1},{rank:8,alpha:2}]", "+adapter.search.weight_decay=[0,1e-3]"]
+    found = run(*words, "adapter.alpha=null")
+    both = [{"rank": rank, "alpha": alpha, "weight_decay": w} for rank, alpha in ((4, 1), (8, 2)) for w in (0, 1e-3)]
+    assert [point for point, _ in found.adapter.points()] == found.settings()["adapter"]["grid"] == both
+    by_hand = run("adapter=lora", "adapter.alpha=null", f"adapter.grid={both}".replace("'", "").replace(" ", ""))
+    assert by_hand.settings() == found.settings()
+    assert [point for point, _ in run(*words, "adapter.weight_decay=0.5", "adapter.rank=2").adapter.points()] == [{}]
 
 
 def test_corrected_is_the_schema_default():
@@ -127,7 +201,9 @@ def test_the_digest_covers_what_changes_the_numbers_and_nothing_else():
     assert all(run("adapter=lora", override).settings() == base for override in same)
     changes = ["seed=1", "adapter.rank=64", "adapter.alpha=8", "adapter=dora", "image_size=98", "precision=bf16", "trainer.epochs=3",
                "protocol=released", "source.resize=tf_bilinear", "source.normalisation=half", "source.test_limit=5", "backbone=test_vit",
-               "task=dsprites_ori", "backbone.pos_embed_antialias=false"]  # fmt: skip
+               "task=dsprites_ori", "backbone.pos_embed_antialias=false", "trainer.schedule=cosine", "trainer.fixed_length=true",
+               "trainer.select_by=accuracy", "trainer.drop_path=0.1", "trainer.drop_last=true", "trainer.label_smoothing=0.1",
+               "trainer.head_lr=null", "adapter.weight_decay=0.1", "+adapter.search.weight_decay=[0.1]"]  # fmt: skip
     assert all(run("adapter=lora", override).settings() != base for override in changes)
 
 
@@ -209,6 +285,20 @@ def test_a_grid_that_is_not_searched_does_not_change_the_digest():
         (["adapter=lora", "adapter.grid=[{size:3}]"], "adapter.grid has 'size'"),
         (["trainer.epochs=0"], "trainer.epochs must be a whole number above 0"),
         (["trainer.head_lr=-1"], "trainer.head_lr must be a number above 0"),
+        (["trainer.schedule=linear"], "trainer.schedule must be one of constant, cosine, found 'linear'"),
+        (["trainer.select_by=test"], "trainer.select_by must be one of loss, accuracy, found 'test'"),
+        (["trainer.drop_path=1"], "trainer.drop_path must be a number of at least 0 and below 1, found 1"),
+        (["trainer.label_smoothing=-0.1"], "trainer.label_smoothing must be a number of at least 0 and below 1, found -0.1"),
+        (["trainer.warmup_epochs=1.5"], "trainer.warmup_epochs"),
+        (["protocol.epochs=0"], "protocol.epochs must be a whole number above 0, found 0"),
+        (["protocol=noah", "trainer.epochs=5"], "trainer.warmup_epochs must be below trainer.epochs, 5, found 10: set both"),
+        (
+            ["protocol=noah", "adapter.lr=1e-6"],
+            "trainer.last_lr must be at most every learning rate of a cosine schedule, 1e-06, found 1e-05",
+        ),
+        (["protocol=released", "trainer.select_by=accuracy"], "trainer.select_by=accuracy has no margin of a loss: set protocol.select_by"),
+        (["adapter=linear_probe", "trainer.head_lr=null"], "trainer.head_lr is null, so the head has the rate adapter.lr, but that is not"),
+        (["adapter=lora", "+adapter.search.size=[3]"], "adapter.search has 'size', which lora cannot search"),
         (["task.classes=3"], "task.classes is 16"),
         (["source.resize=nearest"], "source.resize must be one of"),
         (["source.root=x"], "source=offline has no root: leave it out"),

@@ -27,8 +27,8 @@ LAYERS = [
     "pvera.tables",
     "pvera.evaluators",
     "pvera.report",
-    "pvera.__main__ pvera.ablation pvera.evaluate pvera.export pvera.ood pvera.plan pvera.runs pvera.segment pvera.table pvera.uncertainty "
-    "pvera.report.__main__",
+    "pvera.__main__ pvera.ablation pvera.evaluate pvera.export pvera.ood pvera.plan pvera.predict pvera.runs pvera.segment pvera.table "
+    "pvera.uncertainty pvera.report.__main__",
 ]
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms.split()}
 

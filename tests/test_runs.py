@@ -50,11 +50,12 @@ def listed(capsys, *words) -> list[str]:
 
 def test_every_row_is_a_line_and_the_columns_are_aligned(folder, capsys):
     heading, *found, last = listed(capsys, folder)
-    assert " ".join(heading.split()) == "task adapter backbone seed chosen acc % ace % ece % nll nats brier val loss s finished marks path"
+    named = "task adapter backbone seed chosen acc % bacc % f1 % ace % ece % nll nats brier val loss s finished marks path"
+    assert " ".join(heading.split()) == named
     assert last == f"3 of 3 rows below {folder}"
     first, second, third = (line.split() for line in found)
-    assert first[:8] == ["dtd", "lora", "tiny", "0", "lr=0.0001", "62.5", "1.00", "2.00"]
-    assert first[8:11] == ["1.400", "0.600", "1.5000"] and second[3:6] == ["11", "lr=0.0001", "100.0"]
+    assert first[:8] == ["dtd", "lora", "tiny", "0", "lr=0.0001", "62.5", "–", "–"]
+    assert first[8:13] == ["1.00", "2.00", "1.400", "0.600", "1.5000"] and second[3:6] == ["11", "lr=0.0001", "100.0"]
     assert [line[-2] for line in (first, second, third)] == ["-", "limited", "dirty"]
     assert {line.index(str(folder)) for line in found} == {heading.index("path")}
     assert {line[: heading.index("seed") + 4][-1] for line in found} == {"0", "1"}  # figures end where their heading does

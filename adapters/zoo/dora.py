@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapters.base import LowRank, Site, Tensor
+from adapters.base import LowRank, Site, Tensor, searched
 from adapters.zoo.lora import gaussian_a
 
 
@@ -18,7 +18,7 @@ class DoRA(LowRank):
     """
 
     name: str = "dora"
-    alpha: float = 16.0
+    alpha: float | None = searched(16.0)
     released_norm: bool = False
     grid: list[dict[str, Any]] = field(default_factory=lambda: [{"rank": rank} for rank in (32, 64, 128)])
 
@@ -48,6 +48,7 @@ class DoRA(LowRank):
         if self.released_norm:
             weight = frozen + params.A @ params.B
             return functional.linear(x, weight * (params.m / weight.norm(dim=0)), params.bias)
+        assert self.alpha is not None  # every grid point sets it
         scale = self.alpha / self.r
         with torch.no_grad():
             norm = (frozen + scale * (params.A @ params.B).T).norm(dim=1)

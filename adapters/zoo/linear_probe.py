@@ -11,7 +11,7 @@ class LinearProbe(Adapter):
 
     name: str = "linear_probe"
     lr: float | None = searched(None)
-    """Unused: the head has its own rate, trainer.head_lr."""
+    """The head's, where trainer.head_lr is null; otherwise unused."""
 
     def sites(self) -> tuple[str, ...]:
         return ()

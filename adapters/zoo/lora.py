@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapters.base import LowRank, Site, Tensor, later
+from adapters.base import LowRank, Site, Tensor, later, searched
 from adapters.numbers import RATE
 
 
@@ -19,7 +19,7 @@ class LoRA(LowRank):
     """target += (alpha / r) x A B, with A ~ N(0, 1) / sqrt(r) and B = 0 at the start."""
 
     name: str = "lora"
-    alpha: float = 16.0
+    alpha: float | None = searched(16.0)
     scale: float | None = later(None, searchable=True)
     """A factor in place of alpha / r, whatever the rank."""
     dropout: float = later(0.0)
@@ -38,7 +38,10 @@ class LoRA(LowRank):
     @property
     def factor(self) -> float:
         """What the update is multiplied by."""
-        return self.alpha / self.r if self.scale is None else self.scale
+        if self.scale is not None:
+            return self.scale
+        assert self.alpha is not None  # every grid point sets it
+        return self.alpha / self.r
 
     def init_shared(self, sites: list[Site], seed: int) -> dict[str, Tensor]:
         """The A of each target, if all blocks start with the same."""

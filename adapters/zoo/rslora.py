@@ -17,4 +17,4 @@ class RsLoRA(LoRA):
 
     @property
     def factor(self) -> float:
-        return self.alpha / self.r**0.5 if self.scale is None else self.scale
+        return super().factor * (self.r**0.5 if self.scale is None else 1)

@@ -20,7 +20,7 @@ class VeRA(LowRank):
     name: str = "vera"
     rank: int | None = searched(256)
     lr: float | None = searched(None)
-    scale: float = 16.0
+    scale: float | None = searched(16.0)
     """Not divided by the rank."""
     d_initial: float | None = searched(0.1)
     """Start of every element of d; None draws one U(1e-5, 1) scalar per vector, as the released code does."""
@@ -103,6 +103,7 @@ class VeRA(LowRank):
 
     def expand(self, params: Any, z: Tensor) -> Tensor:
         """scale (z B) * b (..., d_out) for a latent z (..., rank). Scaling B is cheaper than scaling the (tokens, d_out) result."""
+        assert self.scale is not None  # every grid point sets it
         return z @ (params.B * (self.scale * params.b))
 
     def mu(self, params: Any, x: Tensor) -> Tensor:

@@ -1,18 +1,20 @@
-"""The image-folder copy of VTAB-1k: `<root>/<task>/{train800,val200,train800val200,test}.txt`, one `path label` a line."""
+"""Images in folders: the copy of VTAB-1k, `<root>/<task>/{train800,val200,train800val200,test}.txt`, and anybody's own."""
 
 from __future__ import annotations
 
 import os
-import stat
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data import contents, overlap
+from data import contents, layouts, lists, overlap
+from data.draw import assign, membership
 from data.errors import DataError
 from data.examples import Examples
 from data.files import local, read
+from data.kinds import OwnTask
 from data.source import Source, warn_once
 from data.tasks import SPLITS, Task
 
@@ -25,15 +27,24 @@ _TRAINED_ON = {"val200": ["train800"], "test": ["train1000"]}
 
 @dataclass
 class Folder(Source):
-    """Images in folders, with the lists of the popular copy. Paths are relative to the task's folder and stay inside it.
+    """Images in folders. Paths in lists are relative to the task's folder and stay inside it.
 
-    `root` is the folder that holds the tasks' folders; null: $VTAB1K_ROOT.
+    `root` is the folder that holds the tasks' folders; null: $VTAB1K_ROOT. Of own images it is the folder itself.
     """
 
     name: str = "folder"
 
     def offers(self, task: Task) -> bool:
         return bool(task.folder)
+
+    def complete(self, task: Task) -> Task:
+        if not isinstance(task, OwnTask) or task.is_complete:
+            return task
+        folder = self.location(task).resolve()
+        return task.completed(re.sub(r"[^\w.+-]+", "_", folder.name).lstrip("_.+-") or "images", layouts.read(folder).class_names)
+
+    def membership(self, task: Task) -> str:
+        return membership(self._layout(task).names, task) if isinstance(task, OwnTask) else ""
 
     def check(self, task: Task) -> None:
         folder, lists = self.location(task), {split: self._entries(task, split) for split in SPLITS}
@@ -67,7 +78,8 @@ class Folder(Source):
 
     def sizes_of(self, task: Task, split: str) -> tuple[int, ...]:
         sizes = super().sizes_of(task, split)
-        return (*sizes, task.n_test_folder) if split == "test" and task.n_test_folder else sizes
+        other = getattr(task, "n_test_folder", None)
+        return (*sizes, other) if split == "test" and other else sizes
 
     def examples(self, task: Task, split: str) -> Examples:
         import numpy as np
@@ -77,6 +89,12 @@ class Folder(Source):
 
     def location(self, task: Task) -> Path:
         root = self.root or os.environ.get("VTAB1K_ROOT")
+        if isinstance(task, OwnTask) and not task.folder:
+            if not self.root:
+                raise DataError("your own images need their folder: source=folder source.root=DIR")
+            if not local(self.root).is_dir():
+                raise DataError(f"no folder {self.root}: name the folder of your images as source.root=DIR")
+            return local(self.root)
         if not root:
             raise DataError(
                 "source=folder needs the image-folder copy of VTAB-1k: give its folder as source.root=DIR or in VTAB1K_ROOT, "
@@ -92,27 +110,24 @@ class Folder(Source):
         )
 
     def _entries(self, task: Task, split: str) -> dict[str, int]:
-        """The list of a split, labels by path, checked line by line. No image is opened."""
-        folder = self.location(task)
-        source = folder / _LIST[split]
-        inside = _Inside(folder)
-        entries: dict[str, int] = {}
-        for number, line in enumerate(_lines(source), start=1):
-            path, _, label = line.strip().rpartition(" ")
-            name = os.path.normpath(path.strip()) if path.strip() else ""
-            problem = ""
-            if not name:
-                problem = f"{line!r} must be `path label`"
-            elif not (label.isascii() and label.isdigit() and len(label) < 10 and int(label) < task.classes):
-                problem = f"the label must be a whole number in 0 .. {task.classes - 1}, found {label[:20]!r}"
-            elif name in entries:
-                problem = f"{path.strip()} is listed twice, an image may be in a list only once"
-            elif reason := inside.problem(path.strip(), name):
-                problem = f"{path.strip()} {reason}"
-            if problem:
-                raise DataError(f"{source}, line {number}: {problem}")
-            entries[name] = int(label)
-        return entries
+        """The labels of a split by path, in order. No image is opened."""
+        if isinstance(task, OwnTask):
+            layout, folder = self._layout(task), self.location(task)
+            for warning in layout.warnings:
+                warn_once(warning)
+            return dict(assign(layout.pools, task, str(folder))[split])
+        return lists.entries(self.location(task), _LIST[split], task.classes)
+
+    def _layout(self, task: OwnTask) -> layouts.Layout:
+        """What the folder of these images holds. Raises DataError if its classes are not those of the task."""
+        layout, folder = layouts.read(self.location(task)), self.location(task)
+        if task.class_names and layout.class_names != task.class_names:
+            differing = sorted(set(layout.class_names) ^ set(task.class_names)) or layout.class_names
+            raise DataError(
+                f"{folder} has other classes than {task.name} had in training, such as {differing[0]}: "
+                f"{len(layout.class_names)} instead of {len(task.class_names)}; restore the folder, or name another task"
+            )
+        return layout
 
 
 @dataclass(frozen=True)
@@ -127,43 +142,3 @@ class _Files:
 
         path = self.folder / self.paths[position]
         return decode(read(path), str(path), upright=True)
-
-
-class _Inside:
-    """Checks that listed paths name files inside a folder, links followed. Each directory is resolved only once."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = str(folder)
-        self.resolved = folder.resolve()
-        self.directories: dict[str, bool] = {}
-
-    def problem(self, path: str, normal: str) -> str | None:
-        """The reason why a path cannot be used, or None; `normal` is the path without `.` and `//`."""
-        if path.startswith("/") or ".." in path.split("/"):
-            return f"leaves the folder: paths must be relative to {self.folder} and stay inside it"
-        file = f"{self.folder}/{normal}"
-        try:
-            directory = os.path.dirname(normal)  # noqa: PTH120  (called for each of 100,000 lines)
-            if directory not in self.directories:
-                self.directories[directory] = (self.resolved / directory).resolve().is_relative_to(self.resolved)
-            mode = os.lstat(file).st_mode
-            if not self.directories[directory] or (stat.S_ISLNK(mode) and not Path(file).resolve().is_relative_to(self.resolved)):
-                return f"is a link out of {self.folder}: paths must stay inside it"
-            if not stat.S_ISREG(mode) and not Path(file).is_file():
-                return "is not a file: the copy is incomplete or the list is wrong"
-        except (FileNotFoundError, NotADirectoryError):
-            return "is not a file: the copy is incomplete or the list is wrong"
-        except (OSError, ValueError, RuntimeError) as error:  # too long for a file name, with a zero byte, or links in a circle
-            return f"is no file name: {getattr(error, 'strerror', None) or error}"
-        return None
-
-
-def _lines(source: Path) -> list[str]:
-    """The lines of a list, at least one."""
-    try:
-        lines = read(source).decode("utf-8-sig").rstrip().splitlines()  # editors on Windows put a mark before the text
-    except UnicodeDecodeError as error:
-        raise DataError(f"{source} is not UTF-8 text (byte {error.start}): write it as lines `path label`") from error
-    if not lines:
-        raise DataError(f"{source} is empty: it must hold lines `path label`")
-    return lines

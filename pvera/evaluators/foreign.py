@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data import tasks
-from data.files import files_below, local, read
+from data.files import local, read
+from data.layouts import IMAGE_ENDINGS, images_below
 from data.source import Source
 from data.sources import kinds
+from data.tasks import Task
 from pvera.errors import UserError
 from pvera.evaluators.trained import Trained, as_tensor, thinned, with_root
 
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from pvera.config import Run
 
 SPEC = "task=NAME [source=NAME root=DIR limit=N], quoted together, or folder=DIR"
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 NAMED = 5  # files that a warning names
 
 
@@ -48,8 +49,8 @@ class OODImages:
             raise UserError("out-of-distribution images are either task=NAME or folder=DIR")
         if self.folder is not None and (self.source or self.root or self.limit):
             raise UserError("folder=DIR stands alone: source, root and limit belong to a task")
-        if self.task:
-            tasks.find(self.task)
+        if self.task and not tasks.find(self.task).name:
+            raise UserError("task=own is no set of foreign images: name its folder as folder=DIR")
 
     @property
     def name(self) -> str:
@@ -61,7 +62,7 @@ class OODImages:
         if self.folder is not None:
             self._files()
             return
-        source, task = self._source(run), tasks.find(str(self.task))
+        source, task = self._source(run), self._task(run)
         same = replace(source, sizes=run.source.sizes, test_limit=run.source.test_limit) == run.source
         if task.name == run.task.name and same:
             raise UserError(f"the run was trained on {task.name}: name other images")
@@ -72,7 +73,7 @@ class OODImages:
         import numpy as np
 
         if self.folder is None:
-            split = self._source(run).load(tasks.find(str(self.task)), "test", run.image_size)
+            split = self._source(run).load(self._task(run), "test", run.image_size)
             chosen, cut = thinned(len(split.images), wanted)
             images = split.images[chosen] if cut else split.images  # all of them stay on disk until they are looked at
             return images, [f"{self.name}: {reason}" for reason in (split.limited, cut) if reason]
@@ -99,14 +100,17 @@ class OODImages:
         source = source if self.root is None else with_root(source, self.root, "root")
         return source if self.limit is None else replace(source, test_limit=self.limit)
 
+    def _task(self, run: Run) -> Task:
+        """The task, with the classes that only its source knows."""
+        return self._source(run).complete(tasks.find(str(self.task)))
+
     def _files(self) -> tuple[list[Path], list[Path]]:
         """The images in the folder and below it, and the other files there. Raises UserError if there is no image."""
         folder = local(str(self.folder))
-        files = files_below(folder)
-        images = [path for path in files if path.suffix.lower() in IMAGE_ENDINGS]
+        images, others = images_below(folder)
         if not images:
             raise UserError(f"no image in the folder {folder} or below it; read are {', '.join(IMAGE_ENDINGS)}")
-        return images, [path for path in files if path.suffix.lower() not in IMAGE_ENDINGS]
+        return images, others
 
 
 @dataclass

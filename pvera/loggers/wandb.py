@@ -72,7 +72,7 @@ class Wandb(Logger):
         try:
             if row is not None:
                 if row["test"]:
-                    self._run.log(_charts(self._path), step=max(self._last, self._run.step) + 1)
+                    self._run.log(_charts(self._path, row.get("config", {})), step=max(self._last, self._run.step) + 1)
                 # Replaces val_loss and val_acc of the last epoch by those of the chosen one.
                 numbers = {key: value for key, value in row.items() if isinstance(value, int | float)}
                 metrics = {f"test_{name}": value for name, value in row["test"].items()}
@@ -92,8 +92,11 @@ class Wandb(Logger):
         return artifact
 
 
-def _charts(path: Path) -> dict[str, Any]:
-    """Reliability diagram (in the bins of ECE) and confusion matrix, from the test probabilities of the row at `path`."""
+def _charts(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Reliability diagram (in the bins of ECE) and confusion matrix, from the test probabilities of the row at `path`.
+
+    `config` are the row's settings: classes have their names there if the task knows them.
+    """
     import numpy as np
     import wandb
 
@@ -103,7 +106,8 @@ def _charts(path: Path) -> dict[str, Any]:
     confidence, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
     bins = [[bin["confidence"], bin["accuracy"], round(len(labels) * bin["share"])] for bin in reliability(confidence, predicted == labels)]
     pairs, counts = np.unique(np.stack([labels, predicted], axis=1), axis=0, return_counts=True)
-    confusion = [[str(actual), str(guess), int(count)] for (actual, guess), count in zip(pairs, counts, strict=True)]
+    classes = config.get("task", {}).get("class_names") or [str(label) for label in range(probabilities.shape[1])]
+    confusion = [[classes[actual], classes[guess], int(count)] for (actual, guess), count in zip(pairs, counts, strict=True)]
     names = ["Actual", "Predicted", "nPredictions"]
     return {
         "test/reliability": wandb.plot.line(

@@ -88,10 +88,27 @@ def brier(probabilities: Tensor, labels: Tensor) -> float:
     return error.square_().sum(dim=1, dtype=torch.float64).mean().item()
 
 
+def balanced_accuracy(probabilities: Tensor, labels: Tensor) -> float:
+    """Mean over the classes that occur in the labels of the share of their images that is recognised, in [0, 1] (torchmetrics)."""
+    from torchmetrics.functional.classification import multiclass_recall
+
+    recalls = multiclass_recall(probabilities.argmax(dim=1), labels, probabilities.shape[1], average=None)
+    return recalls[labels.unique()].double().mean().item()
+
+
+def macro_f1(probabilities: Tensor, labels: Tensor) -> float:
+    """Mean of the F1 scores of the classes that occur in the labels or in the predictions, in [0, 1] (torchmetrics)."""
+    from torchmetrics.functional.classification import multiclass_f1_score
+
+    return multiclass_f1_score(probabilities.argmax(dim=1), labels, probabilities.shape[1], average="macro").item()
+
+
 METRICS = {
     metric.name: metric
     for metric in (
         Metric("acc", "accuracy", "%", 1, True, accuracy),
+        Metric("bacc", "balanced accuracy", "%", 1, True, balanced_accuracy),
+        Metric("f1", "macro F1", "%", 1, True, macro_f1),
         Metric("ace", "ACE", "%", 2, False, ace),
         Metric("ece", "ECE", "%", 2, False, ece),
         Metric("nll", "NLL", "nats", 3, False, nll),

@@ -42,8 +42,8 @@ class ClassTokenBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         modules: Any = self
-        x = x[:, :1] + modules.ls1(modules.attn(modules.norm1(x)))
-        return x + modules.ls2(modules.mlp(modules.norm2(x)))
+        x = x[:, :1] + modules.drop_path1(modules.ls1(modules.attn(modules.norm1(x))))
+        return x + modules.drop_path2(modules.ls2(modules.mlp(modules.norm2(x))))
 
 
 def class_token_only(backbone: VisionTransformer, adapter: Adapter) -> VisionTransformer:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from adapters import families
 from adapters.base import Adapter
-from adapters.inject import STEM, first_edit, inject
+from adapters.inject import STEM, edits, first_edit, inject
 from pvera.models.compilation import compile_blocks
+from pvera.models.drop_path import drop_paths, insert_drop_paths
 
 #: Up to this number of patches, plain attention keeps its scores, one for each pair of tokens (24 x 24 patches: 384 px by 16).
 PLAIN_ATTENTION_PATCHES = 576
@@ -33,8 +34,11 @@ class Classifier(nn.Module):
         self.backbone, self.head, self.bf16 = backbone, head, bf16
         self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
-        self.first = first_edit(backbone)
-        """Index of the first block with an edit; STEM if an edit is in front of the blocks; None if there is no edit."""
+        live = [index for index, block in enumerate(getattr(backbone, "blocks", ())) if any(drop_paths(block))]
+        first = first_edit(backbone)
+        self.first = min([*live[:1], *([] if first is None else [first])], default=None)
+        """Index of the first block with an edit, or that is left out at random in training; STEM if an edit is in front of the blocks; None
+        if there is neither."""
         self.compiled = False
 
     @staticmethod
@@ -57,12 +61,17 @@ class Classifier(nn.Module):
                 setattr(module, "fused_attn", not plain and use_fused_attn())  # noqa: B010  (not declared in torch's Module)
         return self
 
+    @property
+    def noise(self) -> torch.Generator | None:
+        """The model's own random generator, which its edits and its DropPaths share; None if it has neither."""
+        return next((edit.noise for edit in edits(self)), None) or next((part.noise[0] for part in drop_paths(self)), None)
+
     @torch.no_grad()
     def frozen(self, images: Tensor) -> Tensor:
-        """The part of the forward pass that no edit can change, of images (B, S, S, 3) in uint8, in float32.
+        """The part of the forward pass that is the same in every pass, of images (B, S, S, 3) in uint8, in float32.
 
-        It ends with the tokens (B, N, width) that enter the first block with an edit, or without any edit with the features (B, width).
-        If an edit is in front of the blocks, it is the normalised images alone.
+        It ends with the tokens (B, N, width) that enter block `first`, or without such a block with the features (B, width). If an edit
+        is in front of the blocks, it is the normalised images alone.
         """
         x = self.normalised(images)
         with self.autocast(x):
@@ -91,7 +100,7 @@ class Classifier(nn.Module):
         return torch.autocast(tensor.device.type, torch.bfloat16, enabled=self.bf16)
 
     def compile_blocks(self) -> Self:
-        """Compiles the blocks from the first edit on, each kind of block at its first call."""
+        """Compiles the blocks from `first` on, each kind of block at its first call."""
         if self.first is not None:
             self.compiled = True
             compile_blocks(list(self.backbone.blocks)[max(self.first, 0) :])
@@ -108,10 +117,16 @@ class Classifier(nn.Module):
 
 def build(
     backbone: nn.Module, adapter: Adapter, classes: int, normalisation: Normalisation, seed: int, *, bf16: bool,
-    kind: type[Classifier] = Classifier,
+    drop_path: float = 0.0, kind: type[Classifier] = Classifier,
 ) -> Classifier:  # fmt: skip
-    """A model of this kind around the frozen backbone. It shares the backbone's weights; `seed` fixes all new parameters."""
+    """A model of this kind around the frozen backbone. It shares the backbone's weights; `seed` fixes all new parameters.
+
+    `drop_path` is the rate of stochastic depth in the last block; see `trainer.drop_path`.
+    """
     adapted = inject(backbone, adapter, seed)
+    if drop_path:
+        own = next((edit.noise for edit in edits(adapted)), None)
+        insert_drop_paths(adapted, drop_path, own or torch.Generator(next(backbone.parameters()).device).manual_seed(seed))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = nn.Linear(kind.width(backbone), classes)

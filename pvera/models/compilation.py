@@ -10,6 +10,7 @@ from torch import nn
 from adapters.inject import edits
 from adapters.stream import stream
 from pvera.errors import UserError
+from pvera.models.drop_path import drop_paths
 
 #: Limit of compilations in a process, one for each shape and kind of block. torch's default of 8 is too low for packs of several sizes.
 KINDS = 256
@@ -21,6 +22,8 @@ def compile_blocks(blocks: Iterable[nn.Module]) -> None:
     for block in blocks:
         for edit in edits(block):
             edit.stream = stream(edit.noise)
+        for part in drop_paths(block):
+            part.streams = [stream(generator) for generator in part.noise]
         block.compile(dynamic=False)
 
 

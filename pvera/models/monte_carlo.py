@@ -59,10 +59,14 @@ def is_stochastic(model: Classifier) -> bool:
 
 
 def predict(
-    model: Classifier, images: Tensor, samples: int, seed: int = 0, progress: Callable[[int], object] = lambda passes: None
-) -> Prediction:
-    """`samples` sampled passes over images (N, S, S, 3) in uint8, or over what `frozen` made of them. UserError unless samples >= 1."""
-    return join([summarise(draws) for draws in draws_of(model, images, samples, seed, progress=progress)])
+    model: Classifier, images: Tensor, samples: int, seed: int = 0, progress: Callable[[int], object] = lambda passes: None,
+    *, same_noise: bool = False,
+) -> Prediction:  # fmt: skip
+    """`samples` sampled passes over images (N, S, S, 3) in uint8, or over what `frozen` made of them. UserError unless samples >= 1.
+
+    `same_noise` is that of `draws_of`.
+    """
+    return join([summarise(draws) for draws in draws_of(model, images, samples, seed, progress=progress, same_noise=same_noise)])
 
 
 def summarise(draws: Tensor) -> Prediction:
@@ -85,13 +89,14 @@ def entropy(probabilities: Tensor) -> Tensor:
 
 def draws_of(
     model: Classifier, images: Tensor, samples: int, seed: int = 0, mode: str = "sample", average: int = 1, batch: int | None = None,
-    progress: Callable[[int], object] = lambda passes: None,
+    progress: Callable[[int], object] = lambda passes: None, *, same_noise: bool = False,
 ) -> Iterator[Tensor]:  # fmt: skip
     """The softmax (B, samples, C) of every pass, float64 on the CPU, for `batch` images at a time (by default as many as in a test).
 
     A forward pass holds `batch` pairs of image and pass. What no edit can change is computed once for each image. The noise of the k-th
     pass over the i-th image comes from a generator of its own, seeded with (seed, i, k): it depends neither on the batch nor on the
-    number of passes, so the first n of more passes are those of n. `mode` and `average` are those of `adapters.inject.sampling`.
+    number of passes, so the first n of more passes are those of n. With `same_noise` every image has the noise of the first, so that its
+    prediction does not depend on the images beside it. `mode` and `average` are those of `adapters.inject.sampling`.
     `progress` is called with the number of passes over an image that are done. Raises UserError unless samples >= 1.
     """
     if samples < 1:
@@ -106,7 +111,7 @@ def draws_of(
             parts = []
             for first in range(0, len(pairs), batch):
                 some = pairs[first : first + batch]
-                noise = [_generator(seed, start + image, k, device) for image, k in some] if mode == "sample" else None
+                noise = [_generator(seed, 0 if same_noise else start + image, k, device) for image, k in some] if mode == "sample" else None
                 with sampling(model, mode, average, noise):
                     logits = model(tokens[torch.tensor([image for image, _ in some], device=device)])
                 parts.append(logits.cpu().double().softmax(-1))

@@ -11,12 +11,17 @@ from torch import Tensor
 
 from adapters.inject import Edit, edits
 from pvera.models.classifier import Classifier
-from pvera.models.monte_carlo import entropy, is_stochastic, predict
+from pvera.models.monte_carlo import Prediction, entropy, is_stochastic, predict
 from pvera.models.predict import eval_batch
 
 
 def scores(
-    model: Classifier, images: Tensor, samples: int, seed: int, progress: Callable[[int], object] = lambda images: None
+    model: Classifier,
+    images: Tensor,
+    samples: int,
+    seed: int,
+    progress: Callable[[int], object] = lambda images: None,
+    prediction: Prediction | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[int, np.ndarray]]:
     """Scores (N,) of images (N, S, S, 3) by name, and the norms of mu (N,) by block, which only VeRA (its latent) and PVeRA have.
 
@@ -25,6 +30,8 @@ def scores(
     entropy                  the predictive entropy: over `samples` passes where the latent is random, else of the mean mode
     mutual information       of label and latent over these passes, where the latent is random
     norms of mu              L2 norm over the rank, averaged over the tokens and over the branches of a block
+
+    `prediction` is that of these passes, where it is there already.
     """
     model.eval()
     parts, norms = [], []
@@ -38,7 +45,7 @@ def scores(
     softmax = logits.softmax(-1)
     by_name = {"energy": -logits.logsumexp(-1), "1 - max softmax": 1 - softmax.amax(-1), "entropy": entropy(softmax)}
     if is_stochastic(model):
-        prediction = predict(model, images, samples, seed, progress)
+        prediction = prediction or predict(model, images, samples, seed, progress)
         by_name |= {"entropy": prediction.entropy, "mutual information": prediction.mutual_information}
     by_block = {block: torch.cat([of_batch[block] for of_batch in norms]).numpy() for block in sorted(norms[0])}
     return {name: score.numpy() for name, score in by_name.items()}, by_block

@@ -1,7 +1,7 @@
 """Packing: several models on one frozen backbone share each of its forward and backward passes.
 
-A batch holds one chunk for each model. The frozen layers process the whole batch, every edit and head its own chunk. All edits have the
-same contract, so this module knows no adapter.
+A batch holds one chunk for each model. The frozen layers process the whole batch, every edit and head its own chunk, and stochastic depth
+draws for each chunk from its model's stream. All edits have the same contract, so this module knows no adapter.
 """
 
 import copy
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from adapters.inject import Adapted
 from pvera.models.classifier import Classifier
+from pvera.models.drop_path import DropPath, together
 
 
 class Chunked(nn.Module):
@@ -38,6 +39,8 @@ def pack(models: list[Classifier]) -> Classifier:
     for path, module in first.named_modules():
         if isinstance(module, Adapted):
             memo[id(module.edit)] = Chunked([model.get_submodule(f"{path}.edit") for model in models])
+        elif isinstance(module, DropPath):
+            memo[id(module)] = together([model.get_submodule(path) for model in models])  # type: ignore[misc]
     memo[id(first.head)] = Chunked([model.head for model in models])
     packed = copy.deepcopy(first, memo)
     return packed.compile_blocks() if first.compiled else packed

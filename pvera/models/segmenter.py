@@ -47,9 +47,12 @@ class Segmenter(Classifier):
 build = partial(classifier.build, kind=Segmenter)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """The mean cross entropy (nats) over the pixels that count, of logits (B, classes, S, S) and labels (B, S, S); 0 if none counts."""
-    total = functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """The mean cross entropy (nats) over the pixels that count, of logits (B, classes, S, S) and labels (B, S, S); 0 if none counts.
+
+    A share `smoothing` of each label is spread over all classes.
+    """
+    total = functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing)
     return total / (labels != IGNORED).sum().clamp(min=1)
 
 

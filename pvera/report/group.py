@@ -57,7 +57,8 @@ def group_sections(files: dict[Path, Row], folder: Path) -> list[GroupSection]:
 
 
 def _section(group: Group, files: dict[Path, Row], folder: Path, colours: dict[str, int]) -> GroupSection:
-    several, metrics = len(group.tasks) > 1, [f"test_{name}" for name in METRICS]
+    several = len(group.tasks) > 1
+    metrics = [f"test_{name}" for name in METRICS if name == "acc" or any(name in row.test for row in group.rows)]
     measured = [statistics.of(group, metric) for metric in metrics]
     sections = [section.section(group, metric) for metric in metrics[: None if several else 1]]
     shown = {id(row) for row in group.shown}
@@ -79,6 +80,7 @@ def _section(group: Group, files: dict[Path, Row], folder: Path, colours: dict[s
     facts = group.facts
     return GroupSection(
         f"{group.backbone}, {facts['image_size']} px, {facts['precision']}, source {facts['source']}, protocol {facts['protocol']}"
+        + (f", {group.kind} tasks" if group.kind else "")
         + (", limited" if facts["limited"] else ""),
         _warnings(group),
         [(of_metric.metric.title, table, cells(table)) for of_metric, table in zip(measured, sections, strict=False)],

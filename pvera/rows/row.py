@@ -30,7 +30,7 @@ class Row:
     adapter_params: int
     head_params: int
     grid: list[dict[str, Any]]  # {point, val_loss, val_acc, best_epoch, epochs} each; a loss that diverged is null
-    chosen: dict[str, Any]  # the grid point with the lowest validation loss
+    chosen: dict[str, Any]  # the grid point with the lowest validation loss (or highest accuracy, by trainer.select_by)
     val_loss: float
     val_acc: float
     test: dict[str, float]  # test metrics of the chosen point, by their names in pvera.metrics.table.METRICS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
@@ -44,24 +45,24 @@ class Part:
         return Part(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
 
-def test_images(run: Run) -> int:
-    """The size of the test split that the run uses; that of the table of tasks if the data is not there."""
-    if not run.test:
-        return 0
-    with suppress(*MISTAKES):
-        return run.source.size(run.task, "test", run.source.count(run.task, "test"))[0]
-    return min(run.task.n_test, run.source.test_limit or run.task.n_test)
+def sizes(run: Run) -> dict[str, int]:
+    """The images of each split that the run reads; the official numbers where the data is not there."""
+    found = {}
+    for split in run.splits():
+        found[split] = min(run.task.size(split) or 0, (run.source.test_limit or math.inf) if split == "test" else math.inf)
+        with suppress(*MISTAKES):
+            found[split] = run.source.size(run.task, split, run.source.count(run.task, split))[0]
+    return {split: int(size) for split, size in found.items()}
 
 
 def unprepared(run: Run) -> dict[Path, int]:
     """The bytes of prepared images that the run will write, by folder."""
-    sizes = {"train800": 800, "val200": 200, "train1000": 1000, "test": test_images(run)}
     missing = {}
-    for split in run.splits():
+    for split, size in sizes(run).items():
         with suppress(*MISTAKES):
             folder = run.source.place(run.task, split, run.image_size)
             if not (folder / "about.json").exists():
-                missing[folder] = sizes[split] * run.image_size**2 * 3
+                missing[folder] = size * run.image_size**2 * 3
     return missing
 
 
@@ -75,18 +76,20 @@ def epochs_so_far(rows: Iterable[Row]) -> dict[str, tuple[float, float]]:
 
 def estimate(runs: list[Run], costs: Costs, so_far: dict[str, tuple[float, float]]) -> Part:
     """The forecast for a pack of runs, none of which is done."""
-    run, tested = runs[0], test_images(runs[0])
+    run, images = runs[0], sizes(runs[0])
     epochs = run.trainer.epochs
-    stops, best = so_far.get(run.adapter.name, (epochs, epochs))
-    disk = len(runs) * (ROW_BYTES + 4 * costs.parameters + tested * (4 * run.task.classes + 8))
-    most = costs.seconds(runs, epochs, epochs, tested)
-    return Part(packs=1, most=most, likely=costs.seconds(runs, min(stops, epochs), min(best, epochs), tested), disk=disk)
+    stops, best = (epochs, epochs) if run.trainer.fixed_length else so_far.get(run.adapter.name, (epochs, epochs))
+    disk = len(runs) * (ROW_BYTES + 4 * costs.parameters + images.get("test", 0) * (4 * run.task.classes + 8))
+    most = costs.seconds(runs, epochs, epochs, images)
+    likely = costs.seconds(runs, min(stops, epochs), min(run.trainer.retraining(best), epochs), images)
+    return Part(packs=1, most=most, likely=likely, disk=disk)
 
 
 def kind(run: Run) -> str:
     """The settings that the cost of a step depends on. Runs of one kind are measured once."""
-    adapter = {name: value for name, value in vars(run.adapter).items() if name not in ("lr", "kl_weight")}
-    return repr((run.backbone, adapter, run.image_size, run.precision, run.trainer.batch_size, run.device, run.pack, run.compile))
+    adapter = {name: value for name, value in vars(run.adapter).items() if name not in ("lr", "weight_decay", "kl_weight")}
+    trainer = run.trainer.batch_size, run.trainer.drop_path
+    return repr((run.backbone, adapter, run.image_size, run.precision, trainer, run.device, run.pack, run.compile))
 
 
 def measured(packs: list[list[Run]]) -> dict[str, tuple[Run, Costs]]:
@@ -138,7 +141,8 @@ def describe(packs: list[list[Run]]) -> list[str]:
     columns |= {"hours as before": [_hours(part.likely) for part in by_task.values()]} if so_far else {}
     columns |= {"MiB of results": [f"{part.disk / 2**20:.1f}" for part in by_task.values()]}
     lines += ["", *_table(list(columns), zip(*columns.values(), strict=True)), ""]
-    lines.append("Hours at most: every grid point is trained for all its epochs; early stopping makes it less.")
+    early = any(not runs[0].trainer.fixed_length for runs in packs)
+    lines.append("Hours at most: every grid point is trained for all its epochs" + ("; early stopping makes it less." if early else "."))
     if so_far:
         lines.append(f"Hours as before: grid points stop where those of the rows in {folder} did.")
     size = sum(images.values()) / 2**20

@@ -9,7 +9,7 @@ from typing import Any
 
 from adapters import methods
 from data.sources import kinds
-from data.tasks import GROUPS, TASKS
+from data.tasks import EXTRA, GROUPS, OPEN, TASKS
 from pvera.config import Protocol, Trainer
 from pvera.metrics.table import METRICS
 from pvera.models.backbones import Backbone
@@ -35,6 +35,8 @@ class Group:
     backbone: str
     rows: list[Row]
     runs: dict[str, Runs]
+    kind: str = ""
+    """Of its tasks; see `kind`."""
 
     @property
     def shown(self) -> list[Row]:
@@ -54,18 +56,23 @@ def group_rows(rows: Iterable[Row]) -> list[Group]:
     """
     by_facts = defaultdict(list)
     for row in rows:
-        by_facts[tuple(fact(row, name) for name in GROUP_BY)].append(row)
+        by_facts[tuple(fact(row, name) for name in GROUP_BY), kind(row.group)].append(row)
     weights_of = defaultdict(set)
-    for label, architecture, weights, *_ in by_facts:
+    for (label, architecture, weights, *_), _ in by_facts:
         weights_of[label].add((architecture, weights))
     groups = []
-    for values, members in sorted(by_facts.items()):
+    for (values, kind_of_tasks), members in sorted(by_facts.items()):
         label, architecture, weights, *_ = values
         name = label if len(weights_of[label]) == 1 else f"{label}: {architecture}, weights {weights[:12] or 'unknown'}"
         latest = max(members, key=lambda row: (row.finished, row.digest))
         facts = dict(zip(GROUP_BY, values, strict=True)) | {"backbone_description": latest.backbone_description}
-        groups.append(Group(facts, name, members, _choose(members)))
+        groups.append(Group(facts, name, members, _choose(members), kind_of_tasks))
     return groups
+
+
+def kind(group: str) -> str:
+    """Whose tasks a group of tasks is of: `own`, `fgvc`, and empty for VTAB-1k's and those beside it. Kinds never share a table."""
+    return group if group in {task.group for task in OPEN.values()} else ""
 
 
 def fact(row: Row, name: str) -> Any:
@@ -101,7 +108,11 @@ def columns(present: set[str], quantity: str) -> list[Column]:
     if made:
         made.append(Column("VTAB-1k", f"mean of {len(TASKS)}", quantity, (tuple(TASKS),)))
         made.append(Column("VTAB-1k", "mean of groups", quantity, tuple(members.values())))
-    return made + [Column("Extra", task, quantity, ((task,),)) for task in sorted(present - TASKS.keys())]
+    extra = {task.name for task in EXTRA.values()}
+    fgvc = tuple(task.name for task in OPEN.values() if task.group == "fgvc")
+    made += [Column("Extra" if task in extra else "FGVC" if task in fgvc else "Own", task, quantity, ((task,),))
+             for task in sorted(present - TASKS.keys())]  # fmt: skip
+    return made + [Column("FGVC", f"mean of {len(fgvc)}", quantity, (fgvc,))] * (not present.isdisjoint(fgvc))
 
 
 def by_seed(column: Column, runs: Runs) -> dict[int, float]:

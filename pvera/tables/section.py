@@ -24,6 +24,8 @@ def sections(rows: Iterable[Row], quantity: str = "test_acc") -> list[Section]:
 def section(group: Group, quantity: str) -> Section:
     """The table of a group."""
     across = columns(set(group.tasks), quantity)
+    if len(group.tasks) == 1:  # a metric that was registered after all of these runs
+        across = [column for column in across if any(by_seed(column, runs) for runs in group.runs.values())]
     lines = []
     for adapter, runs in group.runs.items():
         rows = [row for of_seed in runs.values() for row in of_seed.values()]
@@ -63,9 +65,12 @@ def _caption(group: Group, quantity: str, counts: set[int]) -> list[str]:
         [task] = tasks
         images = ", ".join(f"{size:,}" for size in sorted({row.n_test for row in rows}))
         sentences.append(f"Task {task}{'' if task in TASKS else ' (not one of the 19 of VTAB-1k)'}, {images} test images. {spread}.")
+        sentences += [f"Splits: {text}." for text in sorted({row.data["splits"] for row in rows if "splits" in row.data})]
     else:
         sentences.append(f"{title[0].upper()}{title[1:]}. {spread}.")
-        if missing := [task for task in TASKS if task not in tasks]:
+        if group.kind:
+            sentences.append("None of these tasks is one of the 19 of VTAB-1k, nor part of its averages.")
+        elif missing := [task for task in TASKS if task not in tasks]:
             sentences.append(f"Not run, so no average that includes them: {', '.join(missing)}.")
     runs_of = Counter((adapter, task, seed) for adapter, task, seed, _ in {(r.adapter, r.task, r.seed, r.digest) for r in group.rows})
     if several := sum(number > 1 for number in runs_of.values()):

@@ -36,13 +36,17 @@ class Costs:
     parameters: int
     """Trained parameters of one model."""
 
-    def seconds(self, runs: list[Run], epochs: float, best: float, n_test: int) -> float:
-        """Seconds of runs in one pack, if each grid point trains for `epochs`, and the chosen one again for `best` under `retrain`."""
-        run, points = runs[0], sum(len(run.adapter.points()) for run in runs)
-        again = 1000 if run.retrains() else 0
-        images = self.frozen * (800 + 200 + again + n_test)
-        training = self.train * (points * 800 * epochs + len(runs) * again * best)
-        return self.setup + images + training + self.evaluate * (points * 200 * (epochs + 1) + len(runs) * n_test)
+    def seconds(self, runs: list[Run], epochs: float, best: float, sizes: dict[str, int]) -> float:
+        """Seconds of runs in one pack, if each grid point trains for `epochs`, and the chosen one again for `best` under `retrain`.
+
+        `sizes` are the images of each split that the runs read.
+        """
+        points = sum(len(run.adapter.points()) for run in runs)
+        train, val, again, test = (sizes.get(split, 0) for split in ("train800", "val200", "train1000", "test"))
+        images = self.frozen * (train + val + again + test)
+        steps, steps_again = (runs[0].trainer.images(number) if number else 0 for number in (train, again))
+        training = self.train * (points * steps * epochs + len(runs) * steps_again * best)
+        return self.setup + images + training + self.evaluate * (points * val * (epochs + 1) + len(runs) * test)
 
 
 def measure(runs: list[Run], enough: float = 1.0) -> Costs:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from timm.scheduler import CosineLRScheduler
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,17 +18,17 @@ from pvera.models.data import Data
 from pvera.models.predict import logits_of
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, *, double_softmax: bool) -> Tensor:
-    """The mean cross entropy (nats) of logits (B, classes) and labels (B,).
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0, *, double_softmax: bool) -> Tensor:
+    """The mean cross entropy (nats) of logits (B, classes) and labels (B,), of which a share `smoothing` is spread over all classes.
 
     With `double_softmax` it is the loss of the released code, which passes probabilities to a function that expects logits.
     """
-    return functional.cross_entropy(logits.softmax(-1) if double_softmax else logits, labels)
+    return functional.cross_entropy(logits.softmax(-1) if double_softmax else logits, labels, label_smoothing=smoothing)
 
 
 @dataclass(eq=False)
 class Learner:
-    """One model in training. It is trained for `trainer.epochs`, or until its validation loss no longer improves."""
+    """One model in training, for `trainer.epochs`; unless these are fixed, at most until its validation loss no longer improves."""
 
     model: Classifier
     adapter: Adapter
@@ -35,7 +36,8 @@ class Learner:
     protocol: Protocol
     seed: int
     best_loss: float = float("inf")
-    """The lowest validation loss; under `select_by_margin` the last one that improved by the margin."""
+    """The validation loss of the best epoch: of the lowest loss or highest accuracy; of the last one under `fixed_length`, otherwise
+    under `select_by_margin` of the last one that improved by the margin."""
     best_accuracy: float = 0.0
     best_epoch: int = 0
     kept_loss: float = float("inf")
@@ -64,13 +66,22 @@ class Learner:
     def __post_init__(self) -> None:
         head = list(self.model.head.parameters())
         edits = [parameter for name, parameter in trainable(self.model) if not name.startswith("head.")]
-        groups: list[dict[str, Any]] = [{"params": head, "lr": self.trainer.head_lr}, {"params": edits, "lr": self.adapter.lr}]
-        self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=self.trainer.weight_decay, fused=True)
+        trainer, own = self.trainer, self.adapter
+        head_lr = own.lr if trainer.head_lr is None else trainer.head_lr
+        groups: list[dict[str, Any]] = [{"params": head, "lr": head_lr}, {"params": edits, "lr": own.lr}]
+        weight_decay = trainer.weight_decay if own.weight_decay is None else own.weight_decay
+        self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=weight_decay, fused=True)
+        self.scheduler = schedule(self.optimizer, trainer)
         self.order = torch.Generator().manual_seed(self.seed)
 
     @property
     def finished(self) -> bool:
-        return self.failure is not None or self.stale >= self.trainer.patience
+        return self.failure is not None or (self.stale >= self.trainer.patience and not self.trainer.fixed_length)
+
+    @property
+    def by_margin(self) -> bool:
+        """Whether the best epoch and grid point must beat an earlier one by a margin."""
+        return self.protocol.select_by_margin and not self.trainer.fixed_length
 
     def fail(self, quantity: str, value: object, step: int) -> None:
         """Ends the training of this learner, because a loss is not finite since `step` of the epoch."""
@@ -81,13 +92,16 @@ class Learner:
         )
 
     def next_order(self, images: int) -> Tensor:
-        """Begins an epoch; returns the order (images,) of its images, drawn from the learner's own stream."""
+        """Begins an epoch, at its learning rate; returns the order of its images, drawn from the learner's own stream."""
+        if self.scheduler:
+            self.scheduler.step(self.epochs)  # a function of the epoch alone, so that nothing has to be saved
         self.epochs += 1
-        return torch.randperm(images, generator=self.order) if self.protocol.shuffle else torch.arange(images)
+        order = torch.randperm(images, generator=self.order) if self.protocol.shuffle else torch.arange(images)
+        return order[: self.trainer.images(images)]
 
-    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def cross_entropy(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
         """The classification loss (a scalar, nats), of the protocol's kind."""
-        return cross_entropy(logits, labels, double_softmax=self.protocol.double_softmax)
+        return cross_entropy(logits, labels, smoothing, double_softmax=self.protocol.double_softmax)
 
     def validation(self, data: Data) -> tuple[float, float]:
         """Validation loss (of the protocol's kind) and accuracy."""
@@ -96,20 +110,42 @@ class Learner:
         return float(self.cross_entropy(logits, labels)), float((logits.argmax(-1) == labels).float().mean())
 
     def judge(self, loss: float, accuracy: float) -> None:
-        """Records the validation loss if it is the best so far, and counts the epochs that did not improve by the margin."""
+        """Records the epoch if it is the best so far, and counts the epochs whose loss did not improve by the margin."""
         if not math.isfinite(loss):
             self.fail("validation loss", loss, self.steps)
             return
         better = improves(loss, self.reference, self.trainer.min_improvement)
         self.stale = 0 if better else self.stale + 1
         self.reference = loss if better else self.reference
-        if better if self.protocol.select_by_margin else loss < self.best_loss:
+        if self.trainer.fixed_length:
+            better = self.epochs == self.trainer.epochs
+        elif not self.by_margin:
+            better = rank(self.trainer, loss, accuracy) < rank(self.trainer, self.best_loss, self.best_accuracy)
+        if better:
             self.best_loss, self.best_accuracy, self.best_epoch = loss, accuracy, self.epochs
 
     def keep(self) -> None:
         """Keeps the weights of this epoch, which is the best one."""
         self.kept_loss, self.kept_accuracy, self.kept_epoch = self.best_loss, self.best_accuracy, self.best_epoch
         self.kept_state = {name: p.detach().clone() for name, p in trainable(self.model)}
+
+
+def schedule(optimizer: torch.optim.Optimizer, trainer: Trainer) -> CosineLRScheduler | None:
+    """timm's scheduler of the optimizer's learning rates; None if they are constant.
+
+    It is asked for the rates of an epoch, counted from 0, before that epoch. Every group of parameters has its own highest rate.
+    """
+    if trainer.schedule == "constant":
+        return None
+    return CosineLRScheduler(
+        optimizer, trainer.epochs - trainer.warmup_epochs * trainer.warmup_prefix, lr_min=trainer.last_lr,
+        warmup_t=trainer.warmup_epochs, warmup_lr_init=trainer.first_lr, warmup_prefix=trainer.warmup_prefix,
+    )  # fmt: skip
+
+
+def rank(trainer: Trainer, loss: float, accuracy: float) -> tuple[float, ...]:
+    """What is lower the better a validation loss and accuracy are. Of equal accuracies, the lower loss is better."""
+    return (loss,) if trainer.select_by == "loss" else (-accuracy, loss)
 
 
 def improves(loss: float, reference: float, margin: float) -> bool:
@@ -120,12 +156,12 @@ def improves(loss: float, reference: float, margin: float) -> bool:
 def keep_best(group: list[Learner]) -> None:
     """Keeps the weights of those grid points of a run whose last epoch is their best; called after each epoch of all of them.
 
-    Under `select_by_margin` only the point with the lowest best loss can be kept, and only if that loss improves on the last one that
+    Where it goes `by_margin` only the point with the lowest best loss can be kept, and only if that loss improves on the last one that
     was kept by more than `min_improvement` per cent. The point that was kept last then has the lowest `kept_loss`.
     """
-    if not group[0].protocol.select_by_margin:
+    if not group[0].by_margin:
         for learner in group:
-            if learner.best_loss < learner.kept_loss:
+            if learner.best_epoch > learner.kept_epoch:
                 learner.keep()
         return
     lowest = min(group, key=lambda learner: learner.best_loss)

@@ -19,7 +19,8 @@ from pvera.training.packing import Packing
 def losses(learner: Learner, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """The terms of a learner's loss on a batch, as scalars by name. Training minimises their sum."""
     penalty = learner.adapter.penalty(learner.model, learner.epochs or None)  # PVeRA's kl term: kl_weight times the KL divergence
-    return {"cross_entropy": learner.cross_entropy(logits, labels), "penalty": torch.as_tensor(penalty, device=logits.device)}
+    classify = learner.cross_entropy(logits, labels, learner.trainer.label_smoothing)
+    return {"cross_entropy": classify, "penalty": torch.as_tensor(penalty, device=logits.device)}
 
 
 def train_epoch(learners: list[Learner], data: Data, progress: Callable[[int], object]) -> list[dict[str, float]]:
@@ -47,7 +48,7 @@ def train_epoch(learners: list[Learner], data: Data, progress: Callable[[int], o
         progress(len(index))
     values = []
     for learner, by_step in zip(learners, torch.stack(history, 1).cpu(), strict=True):
-        means = dict(zip(terms[0], (by_step.sum(0) / len(data)).tolist(), strict=True))
+        means = dict(zip(terms[0], (by_step.sum(0) / learner.trainer.images(len(data))).tolist(), strict=True))
         learner.steps, broken = len(by_step), ~by_step.isfinite().all(1)
         if broken.any():
             learner.fail("training loss", means, 1 + int(broken.int().argmax()))
@@ -62,8 +63,9 @@ def fit(
     """Trains the grid points of several runs, a group each, for their `trainer.epochs`.
 
     With validation data, a point stops early when its validation loss is stale (under `stop_together`, when all of its group are), its
-    best weights are kept, and `report(learner, values)` is called after each of its epochs. `keep()` is called when all learners have
-    done an epoch. Learners that have trained before continue from there. One whose loss is not finite ends alone and notes its failure.
+    best weights are kept, and `report(learner, values)` is called after each of its epochs. Under `fixed_length` it never stops early,
+    and its last weights are kept. `keep()` is called when all learners have done an epoch. Learners that have trained before continue
+    from there. One whose loss is not finite ends alone and notes its failure.
     """
     if not still_training(groups):
         return
@@ -74,9 +76,8 @@ def fit(
     for learner in learners:
         if val and learner.epochs == 0:
             learner.first_loss, _ = learner.validation(val)
-    total, done = (
-        len(train) * sum(epochs) for epochs in zip(*((learner.trainer.epochs, learner.epochs) for learner in learners), strict=True)
-    )
+    images = learners[0].trainer.images(len(train))
+    total, done = (images * sum(epochs) for epochs in zip(*((learner.trainer.epochs, learner.epochs) for learner in learners), strict=True))
     # In images, and silent when the output is no terminal.
     with tqdm(total=total, initial=done, desc=title, unit="img", unit_scale=True, leave=False, disable=None, dynamic_ncols=True) as bar:
         while going := still_training(groups):
@@ -88,7 +89,7 @@ def fit(
                 except Exception as error:
                     packing.interrupted(members, error)
                     continue
-                rate = len(members) * len(train) / (time.perf_counter() - start)
+                rate = len(members) * images / (time.perf_counter() - start)
                 memory = resources.peak_memory(train.labels.device)
                 for learner, values in zip(members, trained, strict=True):
                     epoch.append(values | {"lr": learner.optimizer.param_groups[-1]["lr"], "rate": rate, "memory": memory})

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from adapters.inject import edits
 from pvera.errors import UserError
 from pvera.models import resources
 from pvera.models.data import Data
@@ -23,7 +22,8 @@ def fitting(learners: list[Learner], data: Data, losses: Losses, share: float = 
     if len(learners) == 1:
         return 1
     first, device = learners[0], data.labels.device
-    noise = [(edit.noise, edit.noise.get_state()) for edit in edits(first.model)]
+    noise = first.model.noise
+    undrawn = noise.get_state() if noise else None
     batch = slice(0, first.trainer.batch_size)
     resources.reset_peak_memory(device)
     before = resources.memory(device)
@@ -32,8 +32,8 @@ def fitting(learners: list[Learner], data: Data, losses: Losses, share: float = 
     sum(losses(first, logits, data.labels[batch]).values()).backward()  # type: ignore[union-attr]
     step = max(1, resources.peak_memory(device) - before)
     first.optimizer.zero_grad(set_to_none=True)
-    for generator, state in noise:
-        generator.set_state(state)
+    if noise and undrawn is not None:
+        noise.set_state(undrawn)
     return max(1, min(len(learners), int(share * resources.free_memory(device) / step)))
 
 

@@ -22,7 +22,7 @@ from pvera.models.classifier import Classifier, count, trainable
 from pvera.rows import digests, failure, provenance, store
 from pvera.rows.failure import Failure
 from pvera.rows.row import SCHEMA_VERSION, Row, label
-from pvera.training.learner import Learner
+from pvera.training.learner import Learner, rank
 from pvera.training.setup import learner
 
 
@@ -39,6 +39,8 @@ class RunInTraining:
     learners: list[Learner] = field(init=False)
     final: Learner | None = None
     """The chosen point, trained again on train1000."""
+    sizes: dict[str, int] = field(default_factory=lambda: {"train800": 0, "train1000": 0})
+    """Images of each split, once they are loaded."""
     events: list[str] = field(default_factory=list)
     seconds: float = 0.0
     """Time that earlier processes have spent on the run."""
@@ -55,8 +57,9 @@ class RunInTraining:
 
     @property
     def chosen(self) -> int:
-        """The index of the grid point whose kept weights have the lowest validation loss."""
-        return min(range(len(self.learners)), key=lambda index: self.learners[index].kept_loss)
+        """The index of the grid point whose kept weights have the lowest validation loss, or the highest accuracy."""
+        kept = [rank(self.run.trainer, learner.kept_loss, learner.kept_accuracy) for learner in self.learners]
+        return kept.index(min(kept))
 
     @property
     def model(self) -> Classifier:
@@ -64,9 +67,9 @@ class RunInTraining:
         return self.learners[self.chosen].model
 
     def begin_final(self) -> Learner:
-        """The chosen point at its start again, to be trained on train1000 for its best number of epochs."""
+        """The chosen point at its start again, to be trained on train1000."""
         chosen = self.learners[self.chosen]
-        self.final = learner(self.run, chosen.adapter, self.backbone, chosen.kept_epoch)
+        self.final = learner(self.run, chosen.adapter, self.backbone, int(self.run.trainer.retraining(chosen.kept_epoch)))
         return self.final
 
     def all_learners(self) -> list[Learner]:
@@ -86,7 +89,8 @@ class RunInTraining:
 
     def images(self) -> int:
         """The number of images that the run has been trained on."""
-        return 800 * sum(learner.epochs for learner in self.learners) + 1000 * (self.final.epochs if self.final else 0)
+        of_final = self.sizes["train1000"] * self.final.epochs if self.final else 0
+        return self.sizes["train800"] * sum(learner.epochs for learner in self.learners) + of_final
 
     def spent(self, pack: list[RunInTraining]) -> float:
         """Seconds spent on the run: by earlier processes, and its share of this one's time, by images."""

@@ -23,9 +23,9 @@ from pvera.training.loop import fit
 class SegmentationLearner(Learner):
     """A learner with labels (N, S, S), a class for each pixel."""
 
-    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def cross_entropy(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
         """The mean cross entropy (nats) of logits (B, classes, S, S) over the pixels that are not ignored; 0 if all are."""
-        return cross_entropy(logits, labels)
+        return cross_entropy(logits, labels, smoothing)
 
     def validation(self, data: Data) -> tuple[float, float]:
         """Cross entropy and mIoU."""
@@ -41,7 +41,8 @@ def train_and_test(run: Run, adapter: Adapter, backbone: nn.Module, splits: dict
     start, device = time.perf_counter(), resources.device(run.device)
     resources.reset_peak_memory(device)
     backbone = hold_in_bf16(backbone.to(device)) if run.precision == "bf16" else backbone.to(device)
-    model = build(backbone, adapter, classes, run.normalisation(), run.seed, bf16=run.precision == "bf16")
+    bf16, drop_path = run.precision == "bf16", run.trainer.drop_path
+    model = build(backbone, adapter, classes, run.normalisation(), run.seed, bf16=bf16, drop_path=drop_path)
     learner = SegmentationLearner(model, adapter, run.trainer, run.protocol, run.seed)
     data = {
         name: Data(pairs.images, pairs.masks, device if name != "test" else torch.device("cpu")) for name, pairs in splits.items()

@@ -23,7 +23,10 @@ def frozen_backbone(run: Run, device: torch.device) -> nn.Module:
 
 def learner(run: Run, adapter: Adapter, backbone: nn.Module, epochs: int | None = None) -> Learner:
     """A learner at its start, for one grid point's adapter; trained for the run's number of epochs, or for `epochs`."""
-    model = build(backbone, adapter, run.task.classes, run.normalisation(), run.seed, bf16=run.precision == "bf16")
+    model = build(
+        backbone, adapter, run.task.classes, run.normalisation(), run.seed,
+        bf16=run.precision == "bf16", drop_path=run.trainer.drop_path,
+    )  # fmt: skip
     if adapter.checkpoint:
         initialise(model, adapter)
     if run.compile:

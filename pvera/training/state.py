@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adapters.inject import edits
 from pvera.models.classifier import trainable
 from pvera.training.learner import Learner
 
@@ -29,9 +28,8 @@ class State:
 def capture(learner: Learner) -> State:
     """The state of the learner."""
     tensors = {"order": learner.order.get_state()}
-    for edit in edits(learner.model):  # all edits of a model draw from the same generator
-        tensors["noise"] = edit.noise.get_state()
-        break
+    if noise := learner.model.noise:
+        tensors["noise"] = noise.get_state()
     for name, parameter in trainable(learner.model):
         tensors[f"weight/{name}"] = parameter.detach().clone()
         tensors |= {f"{key}/{name}": value.clone() for key, value in learner.optimizer.state.get(parameter, {}).items()}
@@ -50,8 +48,8 @@ def restore(learner: Learner, state: State) -> None:
         kind, _, name = key.partition("/")
         by_kind[kind][name] = tensor
     learner.order.set_state(by_kind["order"][""])
-    for edit in edits(learner.model):
-        edit.noise.set_state(by_kind["noise"][""])
+    if noise := learner.model.noise:
+        noise.set_state(by_kind["noise"][""])
     learner.optimizer.state.clear()
     with torch.no_grad():
         for name, parameter in trainable(learner.model):

@@ -34,6 +34,8 @@ def train_and_test(pack: list[tuple[Run, Path]]) -> None:
     # Before the data is loaded, so that a width or a block that does not fit is found first.
     runs = [RunInTraining(member, path, backbone, start) for member, path in pack]
     splits = run.source.load_all(run.task, run.splits(), run.image_size)
+    for member in runs:
+        member.sizes = {name: len(split.labels) for name, split in splits.items()}
     # The test split is read once, in batches.
     data = {name: Data(s.images, s.labels, device if name != "test" else torch.device("cpu")) for name, s in splits.items()}
     owner = {learner: member for member in runs for learner in member.learners}
@@ -57,7 +59,8 @@ def train_and_test(pack: list[tuple[Run, Path]]) -> None:
             shared = {
                 "device": device, "n_train": len(data["train1000" if run.retrains() else "train800"]), "n_val": len(data["val200"]),
                 "limited_reasons": run.shortened() + [split.limited for split in splits.values() if split.limited],
-                "data": {"source": run.source.name, "copies": run.source.copies(run.task)} | data_provenance(splits),
+                "data": {"source": run.source.name, "copies": run.source.copies(run.task)} | data_provenance(splits)
+                | ({"splits": splits_are} if (splits_are := run.source.membership(run.task)) else {}),
             }  # fmt: skip
             _finish(runs, data.get("test"), shared)
     except Exception as error:

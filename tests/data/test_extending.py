@@ -10,7 +10,7 @@ import pytest
 from data import sources, tasks
 from data.errors import DataError
 from data.source import forget
-from data.tasks import EXTRA, Task, find
+from data.tasks import EXTRA, Task1k, find
 from tests.helpers.docs import examples
 
 SIZES = {"train800": 800, "val200": 200, "test": 6}
@@ -29,7 +29,7 @@ def leaves(tmp_path, monkeypatch) -> Path:
     (tmp_path / "package" / "npz.py").write_text(block("data/sources/npz.py"))
     monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(tmp_path / "package")])
     monkeypatch.setattr(tasks, "EXTRA", dict(EXTRA))
-    scope = {"EXTRA": tasks.EXTRA, "Task": Task}
+    scope = {"EXTRA": tasks.EXTRA, "Task1k": Task1k}
     exec(block("data/tasks.py"), scope)
     generator, arrays = np.random.default_rng(0), {}
     for split, n in SIZES.items():
@@ -44,7 +44,7 @@ def leaves(tmp_path, monkeypatch) -> Path:
 def test_the_source_and_the_task_are_choices_and_load(leaves, capsys):
     from data import prepare, status
 
-    assert set(sources.kinds()) == {"folder", "npz", "offline", "tfds"}
+    assert set(sources.kinds()) == {"auto", "folder", "npz", "offline", "tfds"}
     task, source = find("leaves"), sources.kind("npz")("npz", root=str(leaves))
     assert task is find("extra/leaves")
     source.check(task)

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop
 from torchvision.transforms.functional import resize as torchvision_resize
 
 from data import decode as decoding
 from data.decode import decode
 from data.errors import DataError
-from data.resize import RULES, pil_bilinear, short_side_crop, tf_bilinear
+from data.resize import RULES, pil_bicubic, pil_bilinear, short_side_crop, tf_bilinear
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -23,6 +24,8 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
 def test_rules_against_other_implementations(shape):
     image = picture(*shape)
     assert np.array_equal(pil_bilinear(image, 70), np.asarray(torchvision_resize(image, [70, 70])))
+    bicubic = torchvision_resize(image, [70, 70], InterpolationMode.BICUBIC)
+    assert np.array_equal(pil_bicubic(image, 70), np.asarray(bicubic))
     cropped = center_crop(torchvision_resize(image, 70), [70, 70])
     assert np.array_equal(short_side_crop(image, 70), np.asarray(cropped))
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()

@@ -19,7 +19,7 @@ from data.source import Source
 from data.sources.folder import Folder
 from data.sources.offline import Offline
 from data.sources.tfds import Tfds
-from data.tasks import EXTRA, TASKS, Task, find
+from data.tasks import EXTRA, TASKS, Task, Task1k, find
 
 
 def test_the_19_by_group_in_order():
@@ -42,7 +42,7 @@ def test_the_19_by_group_in_order():
 def test_find_takes_names_and_aliases():
     assert find("cifar") is find("cifar100") is TASKS["cifar100"]
     assert find("digits") is find("extra/digits") is EXTRA["extra/digits"]
-    with pytest.raises(DataError, match="no task 'cifar10'; choose from caltech101, .*, extra/digits$"):
+    with pytest.raises(DataError, match="no task 'cifar10'; choose from caltech101, .*, extra/digits, .*, own, tfds/NAME$"):
         find("cifar10")
 
 
@@ -53,7 +53,7 @@ def test_train1000_is_train800_then_val200_or_the_official_runners():
 
 
 def test_a_task_cannot_be_altered_but_a_new_one_can_be_made():
-    assert Task(**asdict(TASKS["dtd"])) == TASKS["dtd"]
+    assert Task1k(**asdict(TASKS["dtd"])) == TASKS["dtd"]
     with pytest.raises(DataError, match="task.classes is 47 for dtd, found 5: tasks are fixed"):
         replace(TASKS["dtd"], classes=5)
     assert replace(TASKS["dtd"], name="mine", classes=5).classes == 5

@@ -16,12 +16,23 @@ from pvera.models.classifier import Classifier, build, trainable
 
 torch.set_num_threads(1)  # the models are so small that a second thread only waits
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 WIDTH, HIDDEN, DEPTH, CLASSES, SIZE = 32, 96, 2, 5, 16
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 #: The switches of the released code, by name; the task's KL weight becomes a number.
-RELEASED = OmegaConf.to_container(OmegaConf.load(Path(__file__).parents[2] / "configs" / "protocol" / "released.yaml"), resolve=False)
+RELEASED = OmegaConf.to_container(OmegaConf.load(CONFIGS / "protocol" / "released.yaml"), resolve=False)
 RELEASED = {key: value for key, value in RELEASED.items() if key not in ("defaults", "name")} | {"kl_weight": 1e-6}
+
+
+def recipe(protocol: str) -> dict:
+    """The trainer's settings under a protocol that says which trainer it takes, as its file and the trainer's have them."""
+    own = OmegaConf.load(CONFIGS / "protocol" / f"{protocol}.yaml")
+    [trainer] = [entry["override /trainer"] for entry in own.defaults if "override /trainer" in entry]
+    values = OmegaConf.merge(OmegaConf.load(CONFIGS / "trainer" / f"{trainer}.yaml"), own.get("trainer", {}), {"protocol": own.protocol})
+    settings = OmegaConf.to_container(values, resolve=True)
+    return {key: value for key, value in settings.items() if key not in ("defaults", "protocol")}
+
 
 #: The methods of the paper; the tests of the contract take every other method too.
 EIGHT = ("adaptformer", "bottleneck", "dora", "ia3", "linear_probe", "lora", "pvera", "vera")
@@ -75,8 +86,8 @@ def vit(seed: int = 0, **settings) -> VisionTransformer:
 PATHS = {target: place.path for target in families.SITES for place in families.places(vit().blocks[0], target).values()}
 
 
-def classifier(new: Adapter, backbone: nn.Module | None = None, seed: int = 0, bf16: bool = False) -> Classifier:
-    return build(backbone or vit(), new, CLASSES, HALF, seed, bf16=bf16)
+def classifier(new: Adapter, backbone: nn.Module | None = None, seed: int = 0, bf16: bool = False, drop_path: float = 0.0) -> Classifier:
+    return build(backbone or vit(), new, CLASSES, HALF, seed, bf16=bf16, drop_path=drop_path)
 
 
 def new_parameters(backbone: nn.Module, new) -> int:

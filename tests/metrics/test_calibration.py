@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, log_loss
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss
 
 from pvera.errors import UserError
 from pvera.metrics.calibration import AdaptiveCalibrationError
@@ -94,8 +94,10 @@ def test_metrics_against_other_implementations():
     probabilities, labels = draw(301, 9, seed=3)
     p, y = probabilities.numpy().astype(np.float64), labels.numpy()
     found = evaluate(probabilities, labels)
-    assert list(found) == ["acc", "ace", "ece", "nll", "brier"]
+    assert list(found) == ["acc", "bacc", "f1", "ace", "ece", "nll", "brier"]
     assert found["acc"] == pytest.approx(accuracy_score(y, p.argmax(1)))
+    assert found["bacc"] == pytest.approx(balanced_accuracy_score(y, p.argmax(1)))
+    assert found["f1"] == pytest.approx(f1_score(y, p.argmax(1), average="macro"))
     assert found["ace"] == pytest.approx(plain_ace(p, y), abs=1e-7)
     assert found["ece"] == pytest.approx(plain_ece(p, y), abs=1e-5)
     assert found["nll"] == pytest.approx(log_loss(y, p / p.sum(1, keepdims=True), labels=range(9)), rel=1e-5)
@@ -103,10 +105,19 @@ def test_metrics_against_other_implementations():
     assert found["brier"] == pytest.approx(brier, rel=1e-5)
 
 
+def test_balanced_accuracy_and_macro_f1_where_classes_are_rare_or_absent():
+    """A class without an image in the test has no share of the balanced accuracy; predicted, it lowers macro F1."""
+    labels = torch.tensor([0] * 8 + [1] * 2)
+    predicted = torch.tensor([0] * 8 + [0, 2])
+    found = evaluate(torch.nn.functional.one_hot(predicted, 4).float(), labels)
+    assert found["acc"] == pytest.approx(0.8) and found["bacc"] == pytest.approx(balanced_accuracy_score([0, 1], [0, 0])) == 0.5
+    assert found["f1"] == pytest.approx(f1_score(labels, predicted, average="macro")) == pytest.approx((16 / 17 + 0 + 0) / 3)
+
+
 def test_metrics_closed_cases():
     labels = torch.tensor([0, 1, 2, 1])
     sure = torch.nn.functional.one_hot(labels, 3).float()
-    assert evaluate(sure, labels) == {"acc": 1.0, "ace": 0.0, "ece": 0.0, "nll": 0.0, "brier": 0.0}
+    assert evaluate(sure, labels) == {"acc": 1.0, "bacc": 1.0, "f1": 1.0, "ace": 0.0, "ece": 0.0, "nll": 0.0, "brier": 0.0}
     wrong = sure.roll(1, dims=1)
     found = evaluate(wrong, labels)
     assert (found["acc"], found["ece"], found["brier"]) == (0.0, 1.0, 2.0)

@@ -28,8 +28,10 @@ TITLE = "top-2 accuracy (%)"
 
 
 def test_names_units_and_texts():
-    assert list(quantities()) == ["test_acc", "test_ace", "test_ece", "test_nll", "test_brier", "val_acc"]
-    assert [metric.title for metric in METRICS.values()] == ["accuracy (%)", "ACE (%)", "ECE (%)", "NLL (nats)", "Brier score"]
+    assert list(quantities()) == [*(f"test_{name}" for name in METRICS), "val_acc"]
+    assert [metric.title for metric in METRICS.values()] == [
+        "accuracy (%)", "balanced accuracy (%)", "macro F1 (%)", "ACE (%)", "ECE (%)", "NLL (nats)", "Brier score",
+    ]  # fmt: skip
     assert summary({"acc": 0.8612, "nll": 0.4567, "brier": 0.25}) == "accuracy 86.1 %, NLL 0.457 nats, Brier score 0.250"
     assert list(evaluate_metrics(torch.eye(3), torch.arange(3))) == list(METRICS)
 

@@ -16,7 +16,7 @@ from pvera.models import compilation
 from pvera.models.pack import pack
 from pvera.rows import store
 from tests.helpers.families import tiny
-from tests.helpers.models import CASES, batch, classifier, randomise
+from tests.helpers.models import CASES, batch, classifier, randomise, vit
 
 #: What makes graphs as inductor does, and does with them what torch does by itself, so that no C++ has to be compiled.
 EAGER = "aot_eager"
@@ -66,14 +66,14 @@ def test_a_stream_lives_no_longer_than_its_generator():
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "drop_path"),
     [
-        pytest.param(name, marks=[] if name.endswith("corrected") else pytest.mark.slow)
+        pytest.param(name, 0.0, marks=[] if name.endswith("corrected") else pytest.mark.slow)
         for name in CASES if "linear_probe" not in name
-    ],
+    ] + [("pvera-corrected", 0.4), ("lora-corrected", 0.4)],
 )  # fmt: skip
-def test_compiled_blocks_have_the_losses_and_gradients_of_plain_ones(name, counted):
-    check_compiled(CASES[name], None, counted)
+def test_compiled_blocks_have_the_losses_and_gradients_of_plain_ones(name, drop_path, counted):
+    check_compiled(CASES[name], None, counted, drop_path)
 
 
 @pytest.mark.slow
@@ -82,10 +82,10 @@ def test_compiled_blocks_take_the_arguments_of_their_family(family, counted):
     check_compiled(CASES["lora-corrected"], tiny(family), counted)
 
 
-def check_compiled(new, backbone, counted):
+def check_compiled(new, backbone, counted, drop_path=0.0):
     found = []
     for fast in (False, True):
-        models = [randomise(classifier(new, backbone, seed=seed), seed) for seed in (1, 2)]
+        models = [randomise(classifier(new, backbone, seed=seed, drop_path=drop_path), seed) for seed in (1, 2)]
         if fast:
             models[0].compile_blocks()
         packed = pack(models).train()
@@ -116,6 +116,12 @@ def test_blocks_of_the_same_make_share_a_graph_and_a_shorter_batch_compiles_noth
         assert len(counted) == 1
         model.batch(images[:4], 4)
         assert len(counted) == 2
+
+
+def test_the_rates_of_stochastic_depth_make_no_graph_of_their_own(counted):
+    model = classifier(CASES["lora-corrected"], vit(depth=4), drop_path=0.3).compile_blocks().train()
+    model(batch()[0])
+    assert len(counted) == 2  # of the first block, which is never left out, and of the other three
 
 
 def test_a_linear_probe_has_nothing_to_compile(counted):

@@ -19,11 +19,13 @@ PROTOCOLS = {"corrected": Protocol(), "released": Protocol(double_softmax=True, 
 
 
 def learners(case: str, protocol: Protocol, count: int = 3, **trainer) -> list[Learner]:
-    """Models of three seeds and learning rates around one frozen backbone."""
+    """Models of three seeds, learning rates and weight decays around one frozen backbone."""
     backbone = models.vit()
-    adapters = [replace(models.CASES[case], lr=lr) for lr in (1e-2, 1e-3, 3e-3)[:count]]
+    points = [(1e-2, None), (1e-3, 1e-1), (3e-3, 1e-3)][:count]
+    adapters = [replace(models.CASES[case], lr=lr, weight_decay=weight_decay) for lr, weight_decay in points]
     settings = Trainer(**{"batch_size": 4, "head_lr": 1e-2, "epochs": 4} | trainer)
-    return [Learner(models.classifier(a, backbone, seed), a, settings, protocol, seed) for seed, a in enumerate(adapters)]
+    made = [models.classifier(a, backbone, seed, drop_path=settings.drop_path) for seed, a in enumerate(adapters)]
+    return [Learner(model, a, settings, protocol, seed) for seed, (model, a) in enumerate(zip(made, adapters, strict=True))]
 
 
 def data(count: int = 10) -> Data:
@@ -33,9 +35,20 @@ def data(count: int = 10) -> Data:
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 @pytest.mark.parametrize("case", models.CASES)
 def test_losses_and_gradients_of_twenty_steps_are_those_of_runs_alone(case, protocol):
-    together, alone = learners(case, protocol), learners(case, protocol)
-    steps = 0
-    while steps < 20:  # three steps an epoch, the last on a short batch
+    twenty_steps(learners(case, protocol), learners(case, protocol), steps=3)  # in an epoch, the last on a short batch
+
+
+@pytest.mark.parametrize("protocol", ["noah", "osu", "adapter_plus"])
+@pytest.mark.parametrize("case", [case for case in models.CASES if case.endswith("corrected")])
+def test_they_are_under_the_recipes_of_the_field_too(case, protocol):
+    """With their schedule (shortened to the steps that are compared), stochastic depth (raised) and smoothed labels in addition."""
+    settings = models.recipe(protocol) | {"epochs": 10, "warmup_epochs": 3, "batch_size": 4, "drop_path": 0.4, "label_smoothing": 0.1}
+    twenty_steps(*(learners(case, Protocol(), **settings) for _ in range(2)), steps=2)  # in an epoch, without the short batch
+
+
+def twenty_steps(together: list[Learner], alone: list[Learner], steps: int) -> None:
+    """Compares losses and gradients of every epoch, which has so many steps, until there were twenty of them."""
+    for _ in range(-(-20 // steps)):
         packed = train_epoch(together, data(), lambda _: None)
         single = [train_epoch([learner], data(), lambda _: None)[0] for learner in alone]
         for one, other in zip(packed, single, strict=True):
@@ -43,7 +56,7 @@ def test_losses_and_gradients_of_twenty_steps_are_those_of_runs_alone(case, prot
         for one, other in zip(together, alone, strict=True):
             for (name, mine), (_, theirs) in zip(trainable(one.model), trainable(other.model), strict=True):
                 torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-5, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
-        steps += 3
+        assert together[0].steps == steps
 
 
 def test_grid_points_of_different_sizes_ride_together():

@@ -33,22 +33,30 @@ def test_with_neither_data_nor_weights_it_says_so_for_each_and_trains_nothing(re
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     code, out, err = reproduce(f"source.root={tmp_path}")
     lines = out.splitlines()
-    assert code == 1 and len(lines) == 22 and "456 runs, source folder, protocol released" in lines[0]
-    for task, line in zip(sorted(TASKS), lines[1:20], strict=True):
-        assert line.split()[:2] == [f"task={task}", "missing:"] and f"{tmp_path / TASKS[task].folder}" in line and "put its images" in line
-    assert lines[20].split()[:2] == ["backbone=dinov2_vitb14", "missing:"] and "take backbone=dinov2_vits14_offline" in lines[20]
-    assert lines[21] == f"no table: no run has left a row in {tmp_path / 'results'} yet"
-    assert err.count("\n") == 1 and all(f"task={task}" in err for task in TASKS) and "backbone=dinov2_vitb14" in err
+    assert code == 1 and lines[0] == "experiment=paper: 456 runs, protocol released"
+    states = {line.split()[0]: line.split()[1:] for line in lines[2:22]}
+    offline = {"task=dsprites_loc", "task=dsprites_ori"}
+    assert states == {f"task={task}": ["offline", "ready"] if f"task={task}" in offline else ["auto", "missing"] for task in TASKS} | {
+        "backbone=dinov2_vitb14": ["missing"]
+    }
+    assert lines[22].startswith("task=caltech101 (and 16 more likewise): caltech101 is in no source; source=tfds: no prepared caltech101")
+    assert f"source=folder: no folder {tmp_path / 'caltech101'}" in lines[22]
+    assert lines[23].startswith("backbone=dinov2_vitb14: ") and "take backbone=dinov2_vits14_offline" in lines[23]
+    assert lines[24] == f"no table: no run has left a row in {tmp_path / 'results'} yet"
+    given = f"source.root={tmp_path} results={tmp_path / 'results'} task=dsprites_loc,dsprites_ori backbone=dinov2_vits14_offline"
+    assert lines[25:] == [f"on this machine this runs: make reproduce-table ARGS='{given}'"]
+    assert err.count("\n") == 1 and all((f"task={task}" in err) != (f"task={task}" in offline) for task in TASKS)
     assert not (tmp_path / "results").exists()
 
 
 def test_a_reason_that_all_tasks_share_is_said_once_and_the_request_limits_the_checks(reproduce):
-    code, out, _ = reproduce("backbone=test_vit", "task=dtd,kitti", "adapter=lora,ia3", "seed=0")
+    code, out, _ = reproduce("backbone=test_vit", "task=dtd,kitti", "adapter=lora,ia3", "seed=0", "source=folder")
     lines = out.splitlines()
-    assert code == 1 and "4 runs" in lines[0] and len(lines) == 5
-    assert lines[1].split()[:2] == ["task=dtd", "missing:"] and "give its folder as source.root=DIR or in VTAB1K_ROOT" in lines[1]
-    assert lines[2].split() == ["task=kitti", "missing:", "for", "the", "same", "reason"]
-    assert lines[3].split() == ["backbone=test_vit", "ready"]
+    assert code == 1 and "4 runs" in lines[0] and len(lines) == 7
+    assert [line.split() for line in lines[2:5]] == [
+        ["task=dtd", "folder", "missing"], ["task=kitti", "folder", "missing"], ["backbone=test_vit", "ready"]
+    ]  # fmt: skip
+    assert lines[5].startswith("task=dtd (and 1 more likewise): ") and "give its folder as source.root=DIR or in VTAB1K_ROOT" in lines[5]
 
 
 def test_another_source_is_not_given_the_image_folder(reproduce, tmp_path, monkeypatch):
@@ -56,7 +64,7 @@ def test_another_source_is_not_given_the_image_folder(reproduce, tmp_path, monke
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     _, out, _ = reproduce("backbone=test_vit", "task=dtd", "source=tfds", "protocol=corrected")
     assert f"in {tmp_path / 'tfds' / 'dtd'}: run `python -m data.prepare task=dtd`" in out and "protocol corrected" in out
-    _, out, _ = reproduce("backbone=test_vit", "task=dtd")
+    _, out, _ = reproduce("backbone=test_vit", "task=dtd", "source=folder")
     assert f"no folder {tmp_path / 'images' / 'dtd'} for the task dtd" in out
 
 
@@ -102,7 +110,7 @@ def test_missing_cells_are_named_by_task(seeds, capsys):
     ("override", "said"),
     [
         ("adapter=loar", "Could not find 'adapter/loar'"),
-        ("task=nope", "Could not find 'task/nope'"),
+        ("task=nope", "no task 'nope'; choose from"),
         ("sed=1", "sed is no setting"),
         ("source.resize=nearest", "source.resize must be one of"),
         ("experiment=demo", "this is experiment=paper, found experiment=demo"),

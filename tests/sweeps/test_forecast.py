@@ -7,6 +7,7 @@ from pvera.sweeps.forecast import Part, describe, epochs_so_far, estimate
 from pvera.training.cost import Costs
 from tests.helpers.rows import make_row
 
+SIZES = {"train800": 800, "val200": 200, "train1000": 1000, "test": 50}
 TINY = ["task=extra/digits", "backbone=test_vit", "image_size=32", "trainer.epochs=2", "source.test_limit=50"]
 
 
@@ -22,12 +23,12 @@ def runs(*words: str) -> list:
 
 def test_seconds_are_those_of_every_image_at_its_cost():
     three = runs("adapter=vera", "seed=[0,1]")  # three points a seed, chosen ones trained again on train1000
-    assert costs().seconds(three, 2, 1, 50) == 5
-    assert costs(frozen=1).seconds(three, 2, 1, 50) == 5 + 800 + 200 + 1000 + 50
-    assert costs(train=1).seconds(three, 2, 1, 50) == 5 + 6 * 2 * 800 + 2 * 1 * 1000
-    assert costs(evaluate=1).seconds(three, 2, 1, 50) == 5 + 6 * 3 * 200 + 2 * 50
+    assert costs().seconds(three, 2, 1, SIZES) == 5
+    assert costs(frozen=1).seconds(three, 2, 1, SIZES) == 5 + 800 + 200 + 1000 + 50
+    assert costs(train=1).seconds(three, 2, 1, SIZES) == 5 + 6 * 2 * 800 + 2 * 1 * 1000
+    assert costs(evaluate=1).seconds(three, 2, 1, SIZES) == 5 + 6 * 3 * 200 + 2 * 50
     alone = runs("adapter=lora", "adapter.rank=4", "protocol.retrain=false")
-    assert costs(train=1).seconds(alone, 2, 2, 50) == 5 + 2 * 800
+    assert costs(train=1).seconds(alone, 2, 2, SIZES | {"train1000": 0}) == 5 + 2 * 800
 
 
 def test_points_are_taken_to_stop_where_those_of_the_rows_did():
@@ -39,6 +40,19 @@ def test_points_are_taken_to_stop_where_those_of_the_rows_did():
     part = estimate(lora, costs(train=1, setup=0), epochs_so_far(rows))
     assert (part.most, part.likely) == (100 * 800 + 100 * 1000, 25 * 800 + 6 * 1000)
     assert estimate(lora, costs(train=1, setup=0), {}).likely == part.most
+
+
+def test_a_fixed_length_is_neither_cut_by_earlier_rows_nor_by_images_that_fill_no_batch():
+    words = ["protocol=noah", "source=offline", "adapter=lora", "adapter.rank=4", "trainer.epochs=50"]
+    [lora] = jobs.packs([*TINY, *words])
+    part = estimate(lora, costs(train=1, setup=0), {"lora": (25, 6)})
+    assert part.most == part.likely == 50 * 768 + 50 * 960  # 12 and 15 batches of 64
+
+
+def test_training_again_takes_a_whole_schedule():
+    [lora] = jobs.packs([*TINY, "trainer=cosine", "adapter=lora", "adapter.rank=4", "trainer.epochs=50", "trainer.fixed_length=false"])
+    part = estimate(lora, costs(train=1, setup=0), {"lora": (25, 6)})
+    assert (part.most, part.likely) == (50 * 768 + 50 * 960, 25 * 768 + 50 * 960)
 
 
 def test_parts_add_up():

@@ -43,8 +43,8 @@ class Scripted(Learner):
         self.script = list(losses)
         return self
 
-    def cross_entropy(self, logits, labels):
-        return 0.0 * super().cross_entropy(logits, labels)
+    def cross_entropy(self, logits, labels, smoothing=0.0):
+        return 0.0 * super().cross_entropy(logits, labels, smoothing)
 
     def validation(self, data):
         return (self.script[self.epochs - 1] if self.epochs else 9.0), 0.5

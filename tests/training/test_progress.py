@@ -21,6 +21,7 @@ from tests.helpers.command import Command
 TINY = ["task=extra/digits", "backbone=test_vit", "trainer.batch_size=80", "trainer.epochs=3", "image_size=32", "source.test_limit=50"]
 # The last block only, so that the others are passed once.
 GRID = ["adapter=pvera", "adapter.layers=[5]", "adapter.rank=8", "adapter.grid=[{lr:1e-2},{lr:1e-3}]"]
+RECIPE = ["trainer.warmup_epochs=1", "trainer.drop_path=0.4", "trainer.label_smoothing=0.1"]
 TIMES = ("seconds", "peak_memory", "finished")
 torch.set_num_threads(1)
 pytestmark = pytest.mark.usefixtures("hydra")
@@ -76,6 +77,8 @@ CASES = {
     "the released protocol": ["protocol=released", *GRID],
     "points that ride one by one": ["pack=1", *GRID],
     "linear probe": ["adapter=linear_probe", "seed=[0,1]"],
+    "a recipe of the field": ["protocol=osu", "source=offline", *RECIPE, *GRID, "adapter.weight_decay=1e-3"],
+    "stochastic depth alone": ["protocol=noah", "source=offline", *RECIPE, "adapter=linear_probe"],
 }
 
 
@@ -90,8 +93,11 @@ def whole(tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("passes", [0, 1, 2, 4])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "passes"),
+    # Within the schedule, and where there is none at every point that differs.
+    [(case, passes) for case, words in CASES.items() for passes in ([2, 4] if set(RECIPE) <= set(words) else [0, 1, 2, 4])],
+)
 def test_a_run_that_was_killed_ends_as_if_it_had_not_been(tmp_path, monkeypatch, whole, case, passes):
     runs = make(*CASES[case], f"results={tmp_path}")
     if case == "the released protocol" and passes == 4:

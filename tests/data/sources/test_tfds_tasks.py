@@ -105,7 +105,7 @@ def test_examples_written_with_the_real_features(name, tmp_path):
     Imitation(data_dir=tmp_path, file_format="array_record").download_and_prepare()
     source = Tfds(root=str(tmp_path), sizes="any")
     part = type(task)(
-        "made_up", "extra", "made_up", task.classes, 5, "train", "train[1:]", 1, "", 0, task.builder, task.versions, task.label
+        "made_up", "extra", "made_up", task.classes, 5, "train", "train[1:]", builder=task.builder, versions=task.versions, label=task.label
     )
     found = source.examples(part, "test")
     by_rule = {  # of n = 1 .. 4
