@@ -130,6 +130,8 @@ def inject(backbone: nn.Module, adapter: Adapter, seed: int = 0) -> nn.Module:
         sites = find_sites(model, adapter)
         shared = adapter.init_shared(sites, seed) if sites else None
         new = [(site, Edit(adapter, adapter.init_params(site, shared), noise, site.name)) for site in sites]
+    if new and not any(True for _, edit in new for _ in edit.parameters()):
+        raise AdapterError(f"{adapter.name} finds nothing to train in this {type(model).__name__}, which has no such parameters")
     for index in {site.block for site in sites}:
         _place(model, index, {site.target: edit for site, edit in new if site.block == index})
     return model

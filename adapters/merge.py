@@ -81,8 +81,9 @@ def _holding(adapted: Adapted) -> Any:
     """
     edit: Any = adapted.edit
     base: Any = copy.deepcopy(adapted.base)
-    layer = {"stem": getattr(base, "proj", None)}.get(edit.target, base) if edit.target in families.BIASED else None
-    weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
+    layer: Any = {"stem": getattr(base, "proj", None)}.get(edit.target, base) if edit.target in families.BIASED else None
+    weight: Any = getattr(layer, "weight", None)
+    bias: Any = getattr(layer, "bias", None)
     if weight is None or (edit.target == "stem" and families.bias(base, "stem") is None):
         return None
     probe = torch.rand(3, len(weight), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(weight.device)

@@ -40,7 +40,8 @@ class Convpass(Adapter):
         from torch import nn
 
         assert self.dim is not None  # every grid point sets it
-        down, conv, up = nn.Linear(site.d_in, self.dim), nn.Conv2d(self.dim, self.dim, 3, padding=1), nn.Linear(self.dim, site.d_out)
+        down, up = nn.Linear(site.d_in, self.dim), nn.Linear(self.dim, site.d_out)
+        conv: Any = nn.Conv2d(self.dim, self.dim, 3, padding=1)
         nn.init.xavier_uniform_(down.weight)
         (nn.init.xavier_uniform_ if self.xavier_conv else nn.init.dirac_)(conv.weight)
         for zero in (down.bias, conv.bias, up.weight, up.bias):

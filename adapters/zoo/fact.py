@@ -40,8 +40,8 @@ class FacT(LowRank):
         """U, V and, of a Tucker form, the core, as attributes of one module."""
         from torch import nn
 
-        shared = nn.Module()
-        width = min(min(site.d_in, site.d_out) for site in sites)
+        shared: Any = nn.Module()
+        width = max(min(site.d_in, site.d_out) for site in sites)
         shared.U, shared.V = _uniform(width**-0.5, width, self.r), _uniform(0.0, self.r, width)
         shared.core = _uniform(3**0.5 / self.r, self.r, self.r, self.r) if self.variant == "tk" else None
         shared.squares = sum(max(site.d_in, site.d_out) // width for site in sites)
@@ -49,7 +49,7 @@ class FacT(LowRank):
 
     def init_params(self, site: Site, shared: Any) -> dict[str, Any]:
         width = len(shared.U)
-        if site.d_in % width or site.d_out % width:
+        if min(site.d_in, site.d_out) != width or max(site.d_in, site.d_out) % width:
             raise AdapterError(f"fact cuts weights into squares of {width}; {site.name} has {site.d_in} inputs and {site.d_out} outputs")
         squares = max(site.d_in, site.d_out) // width
         if self.variant == "tk":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack, suppress
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ def logits_of_all(models: Sequence[Classifier], images: Tensor) -> Tensor:
     parts = []
     with ExitStack() as stack:
         for model in models:
-            stack.enter_context(_merged_if_exact(model.eval()))
+            _merge_if_exact(model.eval(), stack)
         for batch in images.split(size):
             inputs = batch.to(device)
             inputs = inputs if inputs.is_floating_point() else models[0].frozen(inputs)
@@ -47,10 +47,15 @@ def logits_of_all(models: Sequence[Classifier], images: Tensor) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _merged_if_exact(model: Classifier) -> AbstractContextManager[object]:
-    """Merges the edits if they allow it; not in bf16, too coarse to hold an edit next to its weight, nor on mps, which has no float64."""
+def _merge_if_exact(model: Classifier, stack: ExitStack) -> None:
+    """Merges the edits if they and the backbone allow it.
+
+    Not in bf16, too coarse to hold an edit next to its weight, nor on mps, which has no float64.
+    """
     exact = not model.bf16 and model.mean.device.type != "mps" and all(edit.adapter.mergeable for edit in edits(model))
-    return merged(model) if exact else nullcontext()
+    if exact:
+        with suppress(TypeError):  # the backbone may have no plain weights that hold them
+            stack.enter_context(merged(model))
 
 
 def probabilities(logits: Tensor) -> Tensor:

@@ -12,11 +12,13 @@ from adapters.base import LINEAR_TARGETS
 from adapters.errors import AdapterError
 from adapters.inject import edit_at, edits, inject
 from adapters.merge import merged
-from pvera.models.classifier import trainable
+from pvera.models.classifier import Classifier, trainable
+from pvera.models.predict import logits_of
 from tests.helpers import methods
-from tests.helpers.families import refusal
+from tests.helpers.families import refusal, tiny
 from tests.helpers.models import (
     DEPTH,
+    HALF,
     HIDDEN,
     WIDTH,
     adapter,
@@ -340,3 +342,39 @@ def test_merging_into_norms_and_what_reads_them(name, settings):
         assert not list(edits(plain))
         torch.testing.assert_close(logits(plain, images), expected, rtol=1e-4, atol=1e-4)
     assert torch.equal(logits(model, images), expected)
+
+
+BESIDE = sorted({name for name, *_ in COUNTS})
+
+
+@pytest.mark.parametrize("family", ["CLIP", "AIMv2", "DINOv3 with biases", "Sapiens 2", "EVA-02 B, L", "EVA-02 E", "BEiT, BEiT v2"])
+def test_other_families(family):
+    """Start, gradients, and merging where plain weights hold the edits; evaluation does not mind if none do."""
+    backbone, images = tiny(family), batch()[0]
+    reasons = {name: refusal(family, name) for name in BESIDE}
+    assert all(f"{name} " in reason and "\n" not in reason for name, reason in reasons.items() if reason)
+    working = [name for name, reason in reasons.items() if not reason]
+    assert {name for name in BESIDE if name not in ("vpt", "fact", "bitfit")} <= set(working)
+    for name in working:
+        new = adapter(name)
+        model = classifier(new, backbone)
+        plain = logits(Classifier(backbone, model.head, *HALF, bf16=False), images)
+        assert torch.equal(logits(model, images), plain) == new.starts_as_identity, name
+        backward(randomise(model), new)
+        assert not [key for key, p in trainable(model) if p.grad is None or not p.grad.abs().sum() > 0], name
+        expected = logits(model, images)
+        assert (expected - plain).abs().max() > 1e-3, name
+        torch.testing.assert_close(logits_of(model, images), expected, rtol=1e-4, atol=1e-4)  # merged, where that is possible
+        assert torch.equal(logits(model, images), expected), name
+
+
+def test_a_method_that_finds_nothing_to_train_is_refused():
+    said = "bitfit finds nothing to train in this VisionTransformer, which has no such parameters"
+    assert refusal("AIMv2", "bitfit") == said
+
+
+def test_what_no_plain_weights_hold_is_named():
+    model = classifier(adapter("ssf"), tiny("CLIP"))  # its convolution has no bias
+    with pytest.raises(TypeError, match="^ssf edits stem, which no plain weights hold here: it cannot be merged$"), merged(model):
+        pass
+    assert model.training and list(edits(model))
