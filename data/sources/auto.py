@@ -58,7 +58,7 @@ class Auto(Source):
     def _asked(self, task: Task) -> list[Source]:
         """The sources that could have the task."""
         shared: dict[str, Any] = {name: getattr(self, name) for name in ("resize", "normalisation", "sizes", "test_limit")}
-        sources = [kind(**shared, **({"root": self.root} if kind is Folder else {})) for kind in ASKED]
+        sources = [kind(**shared | ({"root": self.root} if kind is Folder else {})) for kind in ASKED]
         return [source for source in sources if source.offers(task)]
 
     def _refuse(self, task: Task) -> NoReturn:
