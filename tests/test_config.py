@@ -52,7 +52,7 @@ def test_the_groups_hold_what_they_should():
     assert options("task/extra") == ["digits", "own"]
     assert options("task/fgvc") == ["cub200", "flowers102", "nabirds", "stanford_cars", "stanford_dogs"]
     assert set(options("adapter")) == set(methods())
-    assert options("source") == ["folder", "offline", "tfds"]
+    assert options("source") == ["auto", "folder", "offline", "tfds"]
     assert options("protocol") == PROTOCOLS
     assert options("trainer") == ["cosine", "default", "smoke"]
     assert options("logger") == ["csv", "none", "tensorboard", "wandb"]
@@ -275,7 +275,7 @@ def test_a_grid_that_is_not_searched_does_not_change_the_digest():
         (["seed=[1,1]"], "seed must be a number or a list of different ones"),
         (["seed=[]"], "seed must be a number or a list of different ones"),
         (["pack=0"], "pack must be at least 1"),
-        (["device=tpu"], "device must be auto, cpu, cuda or cuda:N, found 'tpu'"),
+        (["device=tpu"], "device must be auto, cpu, cuda, cuda:N or mps, found 'tpu'"),
         (["precision=fp16"], "precision must be one of fp32, bf16, auto"),
         (["adapter=lora", "adapter.rank=0"], "adapter.rank must be"),
         (["adapter=lora", "adapter.rank=1.5"], "adapter.rank"),
@@ -397,5 +397,5 @@ def test_a_device_may_have_an_index(device):
 
 @pytest.mark.parametrize("device", ["cuda:", "cuda:-1", "cuda:x", "cuda1", "cpu:0", "CUDA", "cuda:9999"])
 def test_a_device_that_cannot_be_is_refused(device):
-    with pytest.raises(UserError, match="device must be auto, cpu, cuda or cuda:N, found"):
+    with pytest.raises(UserError, match="device must be auto, cpu, cuda, cuda:N or mps, found"):
         run(f'device="{device}"')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from data.errors import DataError
 from data.examples import Examples
@@ -57,8 +57,8 @@ class Auto(Source):
 
     def _asked(self, task: Task) -> list[Source]:
         """The sources that could have the task."""
-        shared = {name: getattr(self, name) for name in ("resize", "normalisation", "sizes", "test_limit")}
-        sources = [kind(**shared, **({"root": self.root} if kind is Folder else {})) for kind in ASKED]
+        shared: dict[str, Any] = {name: getattr(self, name) for name in ("resize", "normalisation", "sizes", "test_limit")}
+        sources = [kind(**shared | ({"root": self.root} if kind is Folder else {})) for kind in ASKED]
         return [source for source in sources if source.offers(task)]
 
     def _refuse(self, task: Task) -> NoReturn:

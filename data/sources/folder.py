@@ -35,7 +35,7 @@ class Folder(Source):
     name: str = "folder"
 
     def offers(self, task: Task) -> bool:
-        return bool(task.folder)
+        return bool(task.folder) or (isinstance(task, OwnTask) and not task.builder)
 
     def complete(self, task: Task) -> Task:
         if not isinstance(task, OwnTask) or task.is_complete:
