@@ -35,7 +35,7 @@ class Request:
     image_size: int = 224
     """Pixels of the prepared images."""
     resize: str = "pil_bilinear"
-    """pil_bilinear, tf_bilinear or short_side_crop."""
+    """One of data.resize.RULES."""
     sizes: str = "exact"
     """exact, or any to accept cuts."""
 

@@ -56,10 +56,10 @@ def test_words_become_a_request():
         (["dtd"], "'dtd' is not of the form key=value; there are task=, source=, root=, image_size=, resize=, sizes="),
         (["tasks=dtd"], "tasks is no key; there are task=, source="),
         (["task=ddt"], "no task 'ddt'; choose from caltech101, "),
-        (["source=web"], "source must be one of folder, offline, tfds, found 'web'"),
+        (["source=web"], "source must be one of auto, folder, offline, tfds, found 'web'"),
         (["image_size=big"], "image_size: Value 'big' of type 'str' could not be converted to Integer"),
         (["image_size=0"], "image_size must be at least 1 pixel, found 0"),
-        (["resize=cubic"], "source.resize must be one of pil_bilinear, tf_bilinear, short_side_crop, found 'cubic'"),
+        (["resize=cubic"], "source.resize must be one of pil_bilinear, pil_bicubic, tf_bilinear, short_side_crop, found 'cubic'"),
         (["source=offline", "root=/d"], r"source=offline has no root: leave it out"),
     ],
 )

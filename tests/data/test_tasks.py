@@ -95,7 +95,9 @@ def test_a_glob_over_tasks_is_the_19(composed):
 
 
 def test_wrong_choices_stop_with_the_choices(composed):
-    with pytest.raises(DataError, match="source.resize must be one of pil_bilinear, tf_bilinear, short_side_crop, found 'cubic'"):
+    with pytest.raises(
+        DataError, match="source.resize must be one of pil_bilinear, pil_bicubic, tf_bilinear, short_side_crop, found 'cubic'"
+    ):
         composed("source.resize=cubic")
     with pytest.raises(DataError, match="source.normalisation must be one of imagenet, half, none, backbone, found 'x'"):
         composed("source.normalisation=x")

@@ -106,7 +106,7 @@ def test_an_interrupted_run_does_not_go_on_with_other_images(make, tmp_path, mon
 
     path.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_test", interrupt)
+        patch.setattr(train, "_finish", interrupt)
         with pytest.raises(KeyboardInterrupt):
             execute(make())
     assert list(path.parent.glob("*.resume-?"))

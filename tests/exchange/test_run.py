@@ -176,7 +176,7 @@ def test_what_cannot_be_tested(trained, tmp_path, capsys):
         capsys, tmp_path / "peft", "task=extra/digits", "backbone=dinov2_vits14_offline", main=evaluate.main
     )
     assert "no folder" in refused(capsys, tmp_path / "absent", "task=dtd", main=evaluate.main)
-    assert "Could not find 'task/nope'" in refused(capsys, tmp_path / "peft", "task=nope", main=evaluate.main)
+    assert "no task 'nope'" in refused(capsys, tmp_path / "peft", "task=nope", main=evaluate.main)
     weights = tmp_path / "peft" / "adapter_model.safetensors"
     save_file({name: tensor for name, tensor in load_file(weights).items() if "head" not in name}, weights)
     assert "has no classifier, so it cannot be tested" in refused(capsys, tmp_path / "peft", *DATA, main=evaluate.main)
