@@ -128,14 +128,19 @@ class Backbone:
             from pvera.models import onnx_weights
 
             return onnx_weights.converted(self.sha256 or "")
+        if not self.is_sam:
+            self._module()  # nothing is downloaded for a model that will not do
         return weights.from_hub(self.timm, self.sha256)
 
-    def _build(self, image_size: int | None) -> Any:
-        """timm's model, initialised on the current device; at its own image size if none is given."""
+    @property
+    def is_sam(self) -> bool:
+        """Whether it is one of timm's SAM encoders, such as samvit_base_patch16.sa1b, which serve for segmentation (pvera.models.sam)."""
+        return self.timm.startswith("samvit_")
+
+    def _module(self) -> str:
+        """The module of timm that defines the model. Raises UserError unless it is one of plain vision transformers."""
         import timm
 
-        if image_size is not None and image_size < 1:
-            raise UserError(f"image_size must be positive, not {image_size}")
         if not timm.is_model(self.timm):
             raise UserError(f"backbone.timm={self.timm}: {unknown(self.timm)}")
         module = timm.model_entrypoint(self.timm).__module__
@@ -144,6 +149,15 @@ class Backbone:
             raise UserError(
                 f"backbone.timm={self.timm} is one of timm's {kind} models, not a plain vision transformer; see docs/backbones.md"
             )
+        return module
+
+    def _build(self, image_size: int | None) -> Any:
+        """timm's model, initialised on the current device; at its own image size if none is given."""
+        import timm
+
+        if image_size is not None and image_size < 1:
+            raise UserError(f"image_size must be positive, not {image_size}")
+        module = self._module()
         try:
             model: Any = timm.create_model(self.timm, num_classes=0, img_size=image_size, **families.MODULES[module])
         except (RuntimeError, AssertionError) as error:  # such as an unknown tag

@@ -10,11 +10,6 @@ from pvera.errors import UserError
 from pvera.models.backbones import Backbone
 
 
-def is_sam(backbone: Backbone) -> bool:
-    """Whether the backbone is one of timm's SAM encoders, such as samvit_base_patch16.sa1b."""
-    return backbone.timm.startswith("samvit_")
-
-
 def create(backbone: Backbone, image_size: int) -> VisionTransformerSAM:
     """The frozen encoder in eval mode, in fp32, on the CPU. timm resamples its position embeddings to the image size.
 

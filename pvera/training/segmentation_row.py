@@ -25,7 +25,7 @@ def segment(run: Run, data: str) -> tuple[Path, dict[str, Any]]:
     """
     check(run)
     storage.ensure_writable(Path(run.results))
-    backbone = sam.create(run.backbone, run.image_size) if sam.is_sam(run.backbone) else run.backbone.create(run.image_size)
+    backbone = sam.create(run.backbone, run.image_size) if run.backbone.is_sam else run.backbone.create(run.image_size)
     loaded = segmentation.load(data, run.image_size)
     for warning in loaded.warnings:
         print(f"pvera: warning: {warning}", file=sys.stderr)

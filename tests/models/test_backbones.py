@@ -15,6 +15,7 @@ from adapters.errors import AdapterError
 from data.resize import NORMALISATIONS
 from pvera.config import to_runs
 from pvera.errors import UserError
+from pvera.models import weights
 from tests.helpers.backbones import NAMES, ROOT, configured
 
 # configs
@@ -148,6 +149,12 @@ def test_models_that_are_not_plain_vision_transformers(tiny, model, reason):
     with pytest.raises(UserError, match=f"^backbone.timm={model}") as caught:
         replace(tiny, timm=model).check(224)
     assert reason in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_nothing_is_downloaded_for_a_model_that_will_not_do(tiny, monkeypatch):
+    monkeypatch.setattr(weights, "from_hub", lambda *_: pytest.fail("downloaded"))
+    with pytest.raises(UserError, match="is one of timm's swin_transformer models"):
+        replace(tiny, timm="swin_tiny_patch4_window7_224", weights="hub").weights_sha256()
 
 
 @pytest.mark.parametrize(
