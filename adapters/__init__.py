@@ -4,10 +4,25 @@ import importlib
 import os
 import pkgutil
 from pathlib import Path
+from typing import Any
 
 from adapters import zoo
 from adapters.base import Adapter
 from adapters.errors import AdapterError
+
+#: What `from adapters import ...` gives beside the classes of the methods, by its module; torch is imported only then.
+EXPORTS = {"inject": "injection", "sampling": "injection", "merged": "merge"}
+
+
+def __getattr__(name: str) -> Any:
+    """For notebooks: `from adapters import PVeRA, inject, merged, sampling`."""
+    if name in EXPORTS:
+        return getattr(importlib.import_module(f"{__name__}.{EXPORTS[name]}"), name)
+    # Python asks here for submodules too, before it imports them.
+    found = {method.__name__: method for method in methods().values()} if name[:1].isupper() else {}
+    if name not in found:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return found[name]
 
 
 def methods() -> dict[str, type[Adapter]]:

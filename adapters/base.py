@@ -91,7 +91,7 @@ class Adapter:
 
     #: Whether every edit is affine in x in evaluation mode, so that merging can fold it into plain weights.
     mergeable = True
-    #: Whether the edits draw a random latent, which `adapters.inject.sampling` controls.
+    #: Whether the edits draw a random latent, which `adapters.injection.sampling` controls.
     stochastic = False
     #: Whether an edit works on each token by itself. If it does not, the last block keeps all tokens.
     tokenwise = True
@@ -180,7 +180,7 @@ class Adapter:
     def edit(self, params: Any, x: Tensor, y: Tensor) -> Tensor:
         """The edited output (..., d_out), given the frozen module's input x (..., d_in) and output y (..., d_out).
 
-        `params` (an `adapters.inject.Edit`) holds the result of `init_params` as attributes, and the attributes `training`, `sampling`
+        `params` (an `adapters.injection.Edit`) holds the result of `init_params` as attributes, and the attributes `training`, `sampling`
         `noise` (the model's own random generator) and `target`. An edit works on each token by itself, unless `tokenwise` is False: in
         the last block the sites after the attention receive the class token alone, since no later layer reads the other tokens.
         """

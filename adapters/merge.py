@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from adapters import families
-from adapters.inject import Adapted, edits, sampling
+from adapters.injection import Adapted, edits, sampling
 
 
 @contextmanager

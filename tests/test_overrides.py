@@ -11,6 +11,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from adapters import methods
 from data import tasks
 from pvera import evaluate, plan, segment
 from pvera.errors import UserError
@@ -248,7 +249,7 @@ TINY = ["backbone=test_vit", "image_size=32", "task=digits"]
     [
         (["adapter=lora,dora", "adapter.alpha=8"], 2),
         (["adapter=lora,dora,vera", "adapter.rank=8"], 3),
-        (["adapter=glob(*)", "adapter.lr=1e-3"], 8),
+        (["adapter=glob(*)", "adapter.lr=1e-3"], len(methods())),
         (["protocol=corrected,released", "protocol.shuffle=false"], 2),
     ],
 )
@@ -260,10 +261,10 @@ def test_a_setting_that_all_adapters_of_a_sweep_have_is_set_in_all(words, runs, 
 @pytest.mark.parametrize(
     ("words", "lacking", "having"),
     [
-        (["adapter=lora,ia3", "adapter.alpha=8"], "ia3", "dora, lora"),
+        (["adapter=lora,ia3", "adapter.alpha=8"], "ia3", "dora, lora, pissa, rslora"),
         (["adapter=vera,pvera", "adapter.kl_weight=1"], "vera", "pvera"),
-        (["adapter=lora,linear_probe,dora", "adapter.rank=4,8"], "linear_probe", "dora, lora, pvera, vera"),
-        (["adapter=ia3", "adapter.alpha=8"], "ia3", "dora, lora"),
+        (["adapter=lora,linear_probe,dora", "adapter.rank=4,8"], "linear_probe", "dora, fact, lora, pissa, pvera, rslora, vera"),
+        (["adapter=ia3", "adapter.alpha=8"], "ia3", "dora, lora, pissa, rslora"),
     ],
 )
 def test_the_adapter_that_lacks_a_setting_is_named(words, lacking, having, capsys):

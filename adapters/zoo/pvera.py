@@ -147,7 +147,7 @@ class PVeRA(VeRA):
 
 
 def _branches(model: nn.Module) -> list[Any]:
-    from adapters.inject import edits
+    from adapters.injection import edits
 
     return list(edits(model))
 

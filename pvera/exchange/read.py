@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters.base import Adapter, LowRank
-from adapters.inject import edit_at
+from adapters.injection import edit_at
 from data.files import local
 from pvera.errors import UserError
 from pvera.exchange.peft_checkpoint import PeftCheckpoint, read

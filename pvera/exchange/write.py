@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from adapters import families
 from adapters.base import Adapter, LowRank
-from adapters.inject import edit_at
+from adapters.injection import edit_at
 from adapters.zoo.lora import LoRA
 from adapters.zoo.pissa import PiSSA
 from pvera.errors import UserError

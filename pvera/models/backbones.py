@@ -97,7 +97,7 @@ class Backbone:
         """
         import torch
 
-        from adapters.inject import find_sites
+        from adapters.injection import find_sites
 
         with torch.device("meta"):
             model = self._build(image_size)

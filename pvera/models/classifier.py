@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from adapters import families
 from adapters.base import Adapter
-from adapters.inject import STEM, edits, first_edit, inject
+from adapters.injection import STEM, edits, first_edit, inject
 from pvera.models.compilation import compile_blocks
 from pvera.models.drop_path import drop_paths, insert_drop_paths
 

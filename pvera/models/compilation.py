@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from adapters.inject import edits
+from adapters.injection import edits
 from adapters.stream import stream
 from pvera.errors import UserError
 from pvera.models.drop_path import drop_paths

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from adapters.inject import STEM
+from adapters.injection import STEM
 from pvera.models import resources
 from pvera.models.classifier import Classifier
 from pvera.models.predict import eval_batch

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adapters.inject import edits, sampling
+from adapters.injection import edits, sampling
 from pvera.errors import UserError
 from pvera.models.predict import eval_batch
 
@@ -96,7 +96,7 @@ def draws_of(
     A forward pass holds `batch` pairs of image and pass. What no edit can change is computed once for each image. The noise of the k-th
     pass over the i-th image comes from a generator of its own, seeded with (seed, i, k): it depends neither on the batch nor on the
     number of passes, so the first n of more passes are those of n. With `same_noise` every image has the noise of the first, so that its
-    prediction does not depend on the images beside it. `mode` and `average` are those of `adapters.inject.sampling`.
+    prediction does not depend on the images beside it. `mode` and `average` are those of `adapters.injection.sampling`.
     `progress` is called with the number of passes over an image that are done. Raises UserError unless samples >= 1.
     """
     if samples < 1:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adapters.inject import Edit, edits
+from adapters.injection import Edit, edits
 from pvera.models.classifier import Classifier
 from pvera.models.monte_carlo import Prediction, entropy, is_stochastic, predict
 from pvera.models.predict import eval_batch

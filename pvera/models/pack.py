@@ -9,7 +9,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from adapters.inject import Adapted
+from adapters.injection import Adapted
 from pvera.models.classifier import Classifier
 from pvera.models.drop_path import DropPath, together
 

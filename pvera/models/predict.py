@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 import torch
 from torch import Tensor
 
-from adapters.inject import edits
+from adapters.injection import edits
 from adapters.merge import merged
 from pvera.models.classifier import Classifier
 

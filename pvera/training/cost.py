@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from adapters.inject import edits
+from adapters.injection import edits
 from pvera.config import Run
 from pvera.models import resources
 from pvera.models.data import Data, frozen_work_done

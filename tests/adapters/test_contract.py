@@ -11,7 +11,7 @@ from torch import nn
 
 import adapters
 from adapters.base import LowRank
-from adapters.inject import edits, inject, sampling
+from adapters.injection import edits, inject, sampling
 from adapters.zoo.pvera import POSTERIORS, PRIORS
 from pvera.config import Protocol
 from pvera.models.classifier import Classifier, hold_in_bf16, trainable

@@ -12,7 +12,7 @@ from torch import nn
 from adapters import families
 from adapters.base import LINEAR_TARGETS, Adapter
 from adapters.errors import AdapterError
-from adapters.inject import STEM, Adapted, find_sites, inject
+from adapters.injection import STEM, Adapted, find_sites, inject
 from adapters.merge import merged
 from pvera.exchange import timm_weights
 from pvera.models import checkpoint

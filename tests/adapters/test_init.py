@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from adapters.inject import edits, inject
+from adapters.injection import edits, inject
 from tests.helpers.models import WIDTH, adapter, edit_at, edits_of, vit
 
 

@@ -9,7 +9,7 @@ from torch.distributions import Normal, kl_divergence
 
 import adapters
 from adapters.base import LINEAR_TARGETS, Adapter, Site
-from adapters.inject import edits, inject, sampling
+from adapters.injection import edits, inject, sampling
 from tests.helpers.models import (
     PATHS,
     WIDTH,

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from adapters.base import LINEAR_TARGETS
-from adapters.inject import Adapted, Edit, sampling
+from adapters.injection import Adapted, Edit, sampling
 from adapters.merge import merged
 from pvera.models.classifier import hold_in_bf16
 from tests.helpers.models import CASES, EIGHT, adapter, batch, classifier, logits, probe, randomise, train, vit

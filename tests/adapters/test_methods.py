@@ -10,7 +10,7 @@ from torch import nn
 
 from adapters.base import LINEAR_TARGETS
 from adapters.errors import AdapterError
-from adapters.inject import edit_at, edits, inject
+from adapters.injection import edit_at, edits, inject
 from adapters.merge import merged
 from pvera.models.classifier import Classifier, trainable
 from pvera.models.predict import logits_of

@@ -7,7 +7,7 @@ import torch
 from peft import IA3Config, LoraConfig, OFTConfig, PveraConfig, VeraConfig, get_peft_model
 from torch import Tensor, nn
 
-from adapters.inject import inject
+from adapters.injection import inject
 from tests.helpers.models import HIDDEN, PATHS, WIDTH, adapter, edit_at, randomise, vit
 
 SHAPES = {

@@ -8,7 +8,7 @@ import torch
 from scipy import integrate, stats
 from torch.distributions import Laplace, Normal, StudentT, kl_divergence
 
-from adapters.inject import edits
+from adapters.injection import edits
 from adapters.latent import Latent
 from adapters.posterior import LaplacePosterior, MixturePosterior, Posterior, Prior, StudentTPosterior, kl
 from adapters.zoo.pvera import POSTERIORS, PVeRA

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from adapters.inject import sampling
+from adapters.injection import sampling
 from tests.helpers.models import CASES, adapter, batch, classifier, randomise
 
 

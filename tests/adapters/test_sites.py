@@ -11,7 +11,7 @@ from torch import nn
 import adapters
 from adapters.base import LINEAR_TARGETS, LowRank
 from adapters.errors import AdapterError
-from adapters.inject import Adapted, edits, inject
+from adapters.injection import Adapted, edits, inject
 from pvera.models.classifier import build, count, trainable
 from tests.helpers.models import (
     CASES,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import adapters
 from adapters.errors import AdapterError
-from adapters.inject import inject
+from adapters.injection import inject
 from tests.helpers.models import CASES, EIGHT, adapter, vit
 
 METHODS = adapters.methods()

@@ -11,7 +11,7 @@ from scipy import stats
 from torch import nn
 
 from adapters.errors import AdapterError
-from adapters.inject import edits, sampling
+from adapters.injection import edits, sampling
 from pvera.errors import MISTAKES, UserError
 from pvera.exchange.read import adopt, read
 from pvera.models.classifier import Classifier

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Dinov2Config, Dinov2Model
 
-from adapters.inject import edits
+from adapters.injection import edits
 from pvera.exchange.read import adopt, initialise
 from pvera.exchange.write import write
 from pvera.models.classifier import Classifier, build

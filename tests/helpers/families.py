@@ -11,7 +11,7 @@ import timm
 import torch
 
 from adapters.errors import AdapterError
-from adapters.inject import inject
+from adapters.injection import inject
 from pvera.models.class_token import ClassTokenBlock, class_token_only
 from tests.helpers.models import EIGHT, SIZE, adapter
 

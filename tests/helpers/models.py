@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import adapters
 from adapters import families
 from adapters.base import Adapter, LowRank
-from adapters.inject import Edit, edit_at, edits, find_sites, sampling
+from adapters.injection import Edit, edit_at, edits, find_sites, sampling
 from pvera.models.classifier import Classifier, build, trainable
 
 torch.set_num_threads(1)  # the models are so small that a second thread only waits

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from adapters.inject import edits
+from adapters.injection import edits
 from adapters.stream import rand, randn, stream
 from pvera.errors import UserError
 from pvera.models import compilation

@@ -5,7 +5,7 @@ import timm.layers
 import torch
 from torch import nn
 
-from adapters.inject import edits
+from adapters.injection import edits
 from pvera.errors import UserError
 from pvera.models.class_token import class_token_only
 from pvera.models.data import Data, frozen_work_done

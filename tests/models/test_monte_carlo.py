@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import entropy as scipy_entropy
 
-from adapters.inject import sampling
+from adapters.injection import sampling
 from pvera.errors import UserError
 from pvera.models.monte_carlo import draws_of, is_stochastic, predict, summarise
 from pvera.models.predict import logits_of

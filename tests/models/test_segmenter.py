@@ -5,7 +5,7 @@ import torch
 from sklearn.metrics import jaccard_score
 from timm.models.vision_transformer_sam import VisionTransformerSAM
 
-from adapters.inject import edits
+from adapters.injection import edits
 from data.segmentation import IGNORED
 from data.shapes import draw
 from pvera.config import Protocol, Trainer

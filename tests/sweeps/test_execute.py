@@ -235,7 +235,7 @@ def test_one_failing_run_does_not_stop_a_sweep(tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["adapter=nope"], "Available options in 'adapter': adaptformer"),
+        (["adapter=nope"], "Available options in 'adapter': adapter_plus adaptformer"),
         (["adapter=bottleneck", "adapter.reduction=65"], "adapter.reduction must be at most the backbone's width 64, found 65"),
         (["adapter=lora", "adapter.rank=0"], "adapter.rank must be"),
         (["adapter=lora", "adapter.layers=[99]"], "block"),
