@@ -180,7 +180,7 @@ class Adapter:
     def edit(self, params: Any, x: Tensor, y: Tensor) -> Tensor:
         """The edited output (..., d_out), given the frozen module's input x (..., d_in) and output y (..., d_out).
 
-        `params` (an `adapters.injection.Edit`) holds the result of `init_params` as attributes, and the attributes `training`, `sampling`
+        `params` (an `adapters.injection.Edit`) holds the result of `init_params` as attributes, and the attributes `training`, `sampling`,
         `noise` (the model's own random generator) and `target`. An edit works on each token by itself, unless `tokenwise` is False: in
         the last block the sites after the attention receive the class token alone, since no later layer reads the other tokens.
         """

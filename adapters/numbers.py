@@ -33,6 +33,6 @@ class Number:
 POSITIVE, NOT_NEGATIVE = Number(above=0), Number(least=0)
 COUNT = Number(above=0, whole=True)
 RATE = Number(least=0, below=1)
-"""Of dropout."""
+"""Of dropout, stochastic depth or label smoothing."""
 SEED = Number(least=0, most=2**32 - 1, whole=True)
 """VeRA and PVeRA draw scalars from numpy's RandomState, which takes 32 bits, as the released code does."""

@@ -13,7 +13,7 @@ from omegaconf.errors import ValidationError
 
 from adapters import methods
 from adapters.base import Adapter, later
-from adapters.numbers import COUNT, NOT_NEGATIVE, POSITIVE, SEED, Number
+from adapters.numbers import COUNT, NOT_NEGATIVE, POSITIVE, RATE, SEED, Number
 from data import sources, tasks
 from data.files import local
 from data.resize import NORMALISATIONS
@@ -69,7 +69,7 @@ class Trainer:
     def __post_init__(self) -> None:
         _check_numbers(self, "trainer.", COUNT, "epochs", "batch_size", "patience")
         _check_numbers(self, "trainer.", NOT_NEGATIVE, "weight_decay", "min_improvement", "first_lr", "last_lr")
-        _check_numbers(self, "trainer.", Number(least=0, below=1), "drop_path", "label_smoothing")
+        _check_numbers(self, "trainer.", RATE, "drop_path", "label_smoothing")
         _check_numbers(self, "trainer.", Number(least=0, whole=True), "warmup_epochs")
         if self.head_lr is not None:
             _check_numbers(self, "trainer.", POSITIVE, "head_lr")

@@ -10,15 +10,12 @@ from __future__ import annotations
 import argparse
 import sys
 
-from adapters.numbers import SEED
 from data.errors import DataError
 from pvera import command, storage
-from pvera.errors import UserError
 from pvera.evaluators import labelling
-from pvera.evaluators.base import add_sampling, at_least, progress
+from pvera.evaluators.base import add_device, add_sampling, check_shared, progress
 from pvera.evaluators.labelling import Labelled
 from pvera.evaluators.trained import checkpoint_of, restore
-from pvera.models import precision
 from pvera.text import csv_text, plain_table
 
 
@@ -30,17 +27,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--csv", type=command.path, metavar="FILE", help="write a csv file in place of the table")
     parser.add_argument("--ood", default="energy", choices=labelling.SCORES, metavar="SCORE",
                         help=f"{', '.join(labelling.SCORES)} (default energy)")  # fmt: skip
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add_device(parser)
     add_sampling(parser)
     return command.run(parser, predict, arguments)
 
 
 def predict(options: argparse.Namespace) -> int:
     """Labels the images; returns the exit code. Raises UserError for a mistake in the request, before anything is loaded."""
-    at_least(options, 1, "samples")
-    if not SEED.holds(options.seed):
-        raise UserError(f"--seed must be {SEED}, found {options.seed}")
-    precision.check_device(options.device, "--device")
+    check_shared(options)
     checkpoint, files = checkpoint_of(options.run), labelling.files_of(options.images)
     if options.csv:
         storage.ensure_writable(options.csv.parent)

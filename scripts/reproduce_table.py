@@ -44,7 +44,15 @@ class Plan:
     """All runs: backbone, source, protocol, adapter and task, and the seed."""
     available: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    backbone_missing: bool = False
+
+    @property
+    def backbone_missing(self) -> bool:
+        return any(override.startswith("backbone=") for override in self.missing)
+
+    @property
+    def available_tasks(self) -> str:
+        """The override that names all of them."""
+        return f"task={','.join(override.removeprefix('task=') for override in self.available)}"
 
 
 def plan(overrides: list[str]) -> Plan:
@@ -85,10 +93,8 @@ def check(wanted: Plan) -> None:
     wanted.available = [override for override, reason in reasons.items() if not reason]
     for run in {run.backbone.name: run for run in first}.values():
         override = f"backbone={run.backbone.name}"
-        if reason := _problem(lambda run: run.backbone.check(run.image_size), [run]):
-            wanted.backbone_missing = True
-        reasons[override] = reason
-        lines.append([override, "", "missing" if reason else "ready"])
+        reasons[override] = _problem(lambda run: run.backbone.check(run.image_size), [run])
+        lines.append([override, "", "missing" if reasons[override] else "ready"])
     wanted.missing = [override for override, reason in reasons.items() if reason]
     print(f"{EXPERIMENT}: {len(wanted.cells)} runs, protocol {first[0].protocol.name}")
     print(tabulate(lines, ["task and backbone", "source", "state"], tablefmt="plain", disable_numparse=True))
@@ -116,9 +122,8 @@ def reachable(wanted: Plan, overrides: list[str]) -> str:
     """The command that does what can be done here; empty if nothing can, or if this command has done it."""
     if not wanted.available or not wanted.backbone_missing:
         return ""
-    tasks = ",".join(task.removeprefix("task=") for task in wanted.available)
     others = [override for override in overrides if not override.startswith(("task=", "backbone="))]
-    return f"make reproduce-table ARGS={shlex.quote(' '.join([*others, f'task={tasks}', f'backbone={OFFLINE}']))}"
+    return f"make reproduce-table ARGS={shlex.quote(' '.join([*others, wanted.available_tasks, f'backbone={OFFLINE}']))}"
 
 
 def render(folder: Path) -> int:
@@ -166,9 +171,8 @@ def _reproduce(options: argparse.Namespace) -> int:
     check(wanted)
     code = 0
     if wanted.available and not wanted.backbone_missing:
-        tasks = ",".join(task.removeprefix("task=") for task in wanted.available)
         others = [override for override in overrides if not override.startswith("task=")]
-        code = subprocess.run([sys.executable, "-m", "pvera", EXPERIMENT, *others, f"task={tasks}"]).returncode
+        code = subprocess.run([sys.executable, "-m", "pvera", EXPERIMENT, *others, wanted.available_tasks]).returncode
     if code in (0, 1):  # 1: some runs failed
         folder = Path(next(iter(wanted.runs.values()))[0].results)
         if (rendered := render(folder)) == 0:

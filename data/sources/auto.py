@@ -39,9 +39,8 @@ class Auto(Source):
         return bool(self._asked(task))
 
     def check(self, task: Task) -> None:
-        if (source := self.chosen(task)) is self:
+        if self.chosen(task) is self:  # a source that is chosen was checked
             self._refuse(task)
-        source.check(task)
 
     def complete(self, task: Task) -> Task:
         return task if (source := self.chosen(task)) is self else source.complete(task)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from adapters.numbers import SEED
 from pvera.errors import UserError
+from pvera.models import precision
 from pvera.text import HOLE, Grid, plain_table
 
 if TYPE_CHECKING:
@@ -82,6 +84,19 @@ def about(report: Report) -> str:
 
 def _is_number(text: str) -> bool:
     return text == HOLE or text.lstrip("-+")[:1].isdigit()
+
+
+def add_device(parser: ArgumentParser) -> None:
+    """The option that names the device."""
+    parser.add_argument("--device", default="auto", help=precision.DEVICES)
+
+
+def check_shared(options: Namespace) -> None:
+    """Raises UserError for values of `add_device` and `add_sampling` that cannot be."""
+    at_least(options, 1, "samples")
+    if not SEED.holds(getattr(options, "seed", 0)):
+        raise UserError(f"--seed must be {SEED}, found {options.seed}")
+    precision.check_device(options.device, "--device")
 
 
 def add_sampling(parser: ArgumentParser) -> None:

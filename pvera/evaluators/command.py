@@ -5,13 +5,10 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace, RawTextHelpFormatter
 from pathlib import Path
 
-from adapters.numbers import SEED
 from pvera import command, storage
-from pvera.errors import UserError
 from pvera.evaluators import evaluators
-from pvera.evaluators.base import Evaluator, at_least
+from pvera.evaluators.base import Evaluator, add_device, at_least, check_shared
 from pvera.evaluators.trained import Trained, checkpoint_of, reopen
-from pvera.models import precision
 from pvera.plots import paper
 from pvera.rows import provenance
 
@@ -40,17 +37,15 @@ def add_options(parser: ArgumentParser, evaluator: Evaluator) -> None:
     """The options that all evaluators share, and those of this one."""
     parser.add_argument("--images", type=int, metavar="N", help="only so many images of each set, evenly apart; the report says so")
     parser.add_argument("--root", help="where the run's data is, if not where it was")
-    parser.add_argument("--device", default="auto", help=precision.DEVICES)
+    add_device(parser)
     parser.add_argument("--out", type=command.path, metavar="DIR", help="where the report goes (default: beside the row)")
     evaluator.add_options(parser)
 
 
 def check(evaluator: Evaluator, options: Namespace) -> None:
     """Raises UserError for an option that cannot be, before anything is loaded."""
-    at_least(options, 1, "images", "samples")
-    if not SEED.holds(getattr(options, "seed", 0)):
-        raise UserError(f"--seed must be {SEED}, found {options.seed}")
-    precision.check_device(options.device, "--device")
+    at_least(options, 1, "images")
+    check_shared(options)
     evaluator.check(options)
 
 

@@ -60,7 +60,7 @@ class OODImages:
     def check(self, run: Run) -> None:
         """Raises UserError if the images cannot be had, as far as that shows without decoding them."""
         if self.folder is not None:
-            self._files()
+            images_in(local(self.folder))
             return
         source, task = self._source(run), self._task(run)
         same = replace(source, sizes=run.source.sizes, test_limit=run.source.test_limit) == run.source
@@ -77,17 +77,12 @@ class OODImages:
             chosen, cut = thinned(len(split.images), wanted)
             images = split.images[chosen] if cut else split.images  # all of them stay on disk until they are looked at
             return images, [f"{self.name}: {reason}" for reason in (split.limited, cut) if reason]
-        from data.decode import decode
-        from data.resize import RULES
-
-        files, unread = self._files()
+        files, unread = images_in(local(self.folder))
         if unread:
             named = ", ".join(path.name for path in unread[:NAMED]) + (", ..." if len(unread) > NAMED else "")
             _warn(f"{len(unread)} of {len(files) + len(unread)} files in {self.folder} are not read: {named}")
         chosen, cut = thinned(len(files), wanted)
-        resize, size = RULES[run.source.resize], run.image_size
-        stack = [resize(decode(read(files[i]), str(files[i]), upright=True), size) for i in chosen]
-        return np.stack(stack), [f"{self.name}: {cut}"] if cut else []
+        return np.stack([image(files[i], run) for i in chosen]), [f"{self.name}: {cut}"] if cut else []
 
     def _source(self, run: Run) -> Source:
         """The run's source or another, with the run's preprocessing. Its splits may have any size."""
@@ -104,13 +99,21 @@ class OODImages:
         """The task, with the classes that only its source knows."""
         return self._source(run).complete(tasks.find(str(self.task)))
 
-    def _files(self) -> tuple[list[Path], list[Path]]:
-        """The images in the folder and below it, and the other files there. Raises UserError if there is no image."""
-        folder = local(str(self.folder))
-        images, others = images_below(folder)
-        if not images:
-            raise UserError(f"no image in the folder {folder} or below it; read are {', '.join(IMAGE_ENDINGS)}")
-        return images, others
+
+def images_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The images in a folder and below it, and the other files there. Raises UserError if there is no image."""
+    images, others = images_below(folder)
+    if not images:
+        raise UserError(f"no image in the folder {folder} or below it; read are {', '.join(IMAGE_ENDINGS)}")
+    return images, others
+
+
+def image(file: Path, run: Run) -> np.ndarray:
+    """An image file (S, S, 3) in uint8, resized as the run's own. Raises DataError if it cannot be read."""
+    from data.decode import decode
+    from data.resize import RULES
+
+    return RULES[run.source.resize](decode(read(file), str(file), upright=True), run.image_size)
 
 
 @dataclass

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.errors import DataError
-from data.files import local, read
-from data.layouts import IMAGE_ENDINGS, images_below
+from data.files import local
 from pvera.errors import UserError
+from pvera.evaluators.foreign import image, images_in
 from pvera.text import Grid
 
 if TYPE_CHECKING:
@@ -42,10 +42,7 @@ def files_of(given: Sequence[Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for path in given:
         if path.is_dir():
-            images, _ = images_below(path)
-            if not images:
-                raise UserError(f"no image in the folder {path} or below it; read are {', '.join(IMAGE_ENDINGS)}")
-            found |= dict.fromkeys(images)
+            found |= dict.fromkeys(images_in(path)[0])
         elif path.is_file():
             found[local(path)] = None
         else:
@@ -65,25 +62,22 @@ def label(
     import numpy as np
     import torch
 
-    from data.decode import decode
-    from data.resize import RULES
     from pvera.models.monte_carlo import is_stochastic, predict
     from pvera.models.ood_scores import scores
     from pvera.models.predict import logits_of, probabilities
 
-    names, resize = run.task.label_names(), RULES[run.source.resize]
-    stochastic = is_stochastic(model)
+    names, stochastic = run.task.label_names(), is_stochastic(model)
     for start in range(0, len(files), AT_ONCE):
         some = files[start : start + AT_ONCE]
-        images, outcomes = [], dict[Path, Labelled | DataError]()
+        images: dict[Path, np.ndarray] = {}
+        outcomes: dict[Path, Labelled | DataError] = {}
         for file in some:
             try:
-                images.append(resize(decode(read(file), str(file), upright=True), run.image_size))
-                outcomes[file] = None  # type: ignore[assignment]  # filled in below, in this place
+                images[file] = image(file, run)
             except DataError as error:
                 outcomes[file] = error
         if images:
-            pixels = torch.from_numpy(np.stack(images))
+            pixels = torch.from_numpy(np.stack(list(images.values())))
             sampled = predict(model, pixels, samples, seed, same_noise=True) if stochastic else None
             softmax = sampled.mean if sampled else probabilities(logits_of(model, pixels))
             by_name, norms = scores(model, pixels, samples, seed, prediction=sampled)
@@ -91,12 +85,11 @@ def label(
                 by_name["norm of mu"] = np.stack(list(norms.values())).mean(0)
             if score not in by_name:
                 raise UserError(f"{run.adapter.name} has no score {score!r}; it has {', '.join(by_name)}")
-            readable = [file for file, outcome in outcomes.items() if outcome is None]
-            for at, (file, best) in enumerate(zip(readable, softmax.argmax(1).tolist(), strict=True)):
+            for at, (file, best) in enumerate(zip(images, softmax.argmax(1).tolist(), strict=True)):
                 interval = (sampled.low[at].item(), sampled.high[at].item()) if sampled else None
                 outcomes[file] = Labelled(file, names[best], softmax[at, best].item(), interval, float(by_name[score][at]))
         progress(len(some))
-        yield from outcomes.values()
+        yield from (outcomes[file] for file in some)
 
 
 def grid(labelled: Sequence[Labelled], score: str, decimals: int) -> Grid:

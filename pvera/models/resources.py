@@ -33,8 +33,10 @@ def device(name: str) -> torch.device:
 
 def describe(device: torch.device, *, compiled: bool = False) -> str:
     """The device as a row names it, with the number of threads on a CPU, and torch.compile if it was used."""
-    cpu = f"cpu, {platform.machine()}, {torch.get_num_threads()} threads"
-    name = {"cuda": torch.cuda.get_device_name, "mps": lambda _: f"mps, {platform.machine()}"}.get(device.type, lambda _: cpu)(device)
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{device.type}, {platform.machine()}" + (f", {torch.get_num_threads()} threads" if device.type == "cpu" else "")
     return f"{name}, torch.compile" if compiled else name
 
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from data.source import provenance as data_provenance
 from pvera.config import Run
@@ -89,13 +90,12 @@ def _finish(runs: list[RunInTraining], test: Data | None, shared: dict) -> None:
     if not good:
         return
     spent, before = [run.spent(runs) for run in good], time.perf_counter()
-    for run in good:
-        checkpoint.load(run.model, run.weights(), "the trained model")
-    if test is None:
-        for run, seconds in zip(good, spent, strict=True):
-            run.finish(None, seconds=seconds, **shared)
-        return
-    logits = logits_of_all([run.model for run in good], test.images)
+    tested: list[tuple[Tensor, Tensor] | None] = [None] * len(good)
+    if test is not None:
+        for run in good:
+            checkpoint.load(run.model, run.weights(), "the trained model")
+        logits = logits_of_all([run.model for run in good], test.images)
+        tested = [(probabilities(own), test.labels) for own in logits]
     testing = (time.perf_counter() - before) / len(good)
-    for run, own, seconds in zip(good, logits, spent, strict=True):
-        run.finish((probabilities(own), test.labels), seconds=seconds + testing, **shared)
+    for run, own, seconds in zip(good, tested, spent, strict=True):
+        run.finish(own, seconds=seconds + testing, **shared)

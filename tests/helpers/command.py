@@ -16,7 +16,6 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.helpers.preloaded"])
@@ -67,7 +66,7 @@ def run(*words: str, module: str = "pvera", env: Mapping[str, str] | None = None
     return Command(*words, module=module, env=env, cwd=cwd).wait()
 
 
-def _run(words: list[str], env: dict[str, str], cwd: str, *outputs: str) -> Any:
+def _run(words: list[str], env: dict[str, str], cwd: str, *outputs: str) -> None:
     """In the new process: what `python -m` does."""
     os.environ.clear()
     os.environ.update(env)
