@@ -82,7 +82,8 @@ def test_the_run_is_trained_anew_and_the_earlier_row_is_named(make, tmp_path, ca
 
 
 SHORT = ["--images", "8", "--samples", "2"]
-COMMANDS = {evaluate: [], uncertainty: [*SHORT, "--curve", "0"], ood: [*SHORT, "--bootstrap", "0", "--ood", "task=extra/digits source=offline"]}
+FOREIGN = ["--ood", "task=extra/digits source=offline", "--bootstrap", "0"]
+COMMANDS = {evaluate: [], uncertainty: [*SHORT, "--curve", "0"], ood: [*SHORT, *FOREIGN]}
 
 
 @pytest.mark.parametrize(

@@ -39,12 +39,12 @@ FAST = ["linear_probe", "bottleneck", "adaptformer", "ia3", "lora", "dora", "pve
 
 def pairs(protocols: list[str], cases: list[str]) -> list:
     """Every case under every protocol. What is not FAST is slow, and so is all but PVeRA under all but the first protocol."""
-    fast = {f"{name}-corrected" for name in FAST} | set(FAST)
-    return [
-        pytest.param(case, protocol, marks=[] if case in fast and (protocol == protocols[0] or case == "pvera-corrected") else pytest.mark.slow)
-        for case in cases
-        for protocol in protocols
-    ]
+
+    def fast(case: str, protocol: str) -> bool:
+        return case == "pvera-corrected" or (case.removesuffix("-corrected") in FAST and protocol == protocols[0])
+
+    every = [(case, protocol) for case in cases for protocol in protocols]
+    return [pytest.param(*pair, marks=[] if fast(*pair) else pytest.mark.slow) for pair in every]
 
 
 @pytest.mark.parametrize(("case", "name"), pairs(list(PROTOCOLS), list(models.CASES)))
