@@ -113,7 +113,7 @@ def scan(folder: Path) -> tuple[dict[Path, Row], list[str]]:
 
 
 def read_all(folder: Path) -> list[Row]:
-    """All rows below a folder, in the order of their paths. Raises UserError for the first file that is no whole row, and as `read_below`."""
+    """All rows below a folder, in the order of their paths. Raises UserError for the first that cannot be read, and as `read_below`."""
     rows, errors = scan(folder)
     if errors:
         raise UserError(errors[0])
