@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _LIST = {split: f"{split}.txt" for split in SPLITS} | {"train1000": "train800val200.txt"}
-_TRAINED_ON = {"val200": ["train800"], "test": ["train1000"]}
+_TRAINED_ON = {"val200": ["train800"], "test": ["train800", "val200"]}
 
 
 @dataclass
@@ -59,6 +59,8 @@ class Folder(Source):
         overlap.check_union(labelled["train1000"], labelled["train800"] + labelled["val200"], (f"{folder / _LIST['train1000']}", both))
         if text := overlap.warning(overlap.copies(hashes, _TRAINED_ON, folder), hashes, folder):
             warn_once(text)
+        if number := overlap.disagreements([image for split in SPLITS for image in labelled[split]]):
+            warn_once(f"{folder} lists the same image (by its bytes) with different labels: {number} such image{'s' * (number > 1)}")
 
     def copies(self, task: Task) -> dict[str, int]:
         folder = self.location(task)

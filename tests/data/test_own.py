@@ -206,7 +206,7 @@ def damaged(folder: Path, what: str) -> None:
         ("case", "has the classes Dog and dog, which differ in case alone: rename one, or put them together"),
         ("case in test", "has the classes DOG and dog, which differ in case alone"),
         ("no classes", "has no sub-folders of classes, and .* no train.txt: docs/own_images.md shows the layouts"),
-        ("all the same", "one of test and train1000 is wholly contained in the other, image by image"),
+        ("all the same", "test is wholly contained in train800 and val200, image by image"),
     ],
 )
 def test_wrong_folders_are_one_line(tmp_path, what, message):
