@@ -15,7 +15,7 @@ from data.errors import DataError
 from data.examples import Examples
 from data.files import local, read
 from data.kinds import OwnTask
-from data.source import Source, warn_once
+from data.source import Source, of_all, warn_once
 from data.tasks import SPLITS, Task
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Folder(Source):
         return membership(self._layout(task).names, task) if isinstance(task, OwnTask) else ""
 
     def check(self, task: Task) -> None:
-        folder, lists = self.location(task), {split: self._entries(task, split) for split in SPLITS}
+        folder, lists = self.location(task), of_all(SPLITS, lambda split: self._entries(task, split))
         for split, entries in lists.items():
             self.size(task, split, len(entries))
         for split in ("train800", "val200", "train1000"):

@@ -242,7 +242,7 @@ def test_what_is_not_read_is_a_warning(tmp_path, capsys):
     assert [line.removeprefix(f"data: warning: {tmp_path}") for line in capsys.readouterr().err.splitlines()] == [
         " has folders beside train, val, test that are not read: extra",
         "/train has 1 images outside its class folders, which are not read, the first is loose.png",
-        "/train/cat has 1 files that are no images, which are not read, the first is Thumbs.db",
+        "/train/cat has 1 files of no known image format, which are not read, the first is Thumbs.db",
         " has no test image of 1 of 2 classes, the first is dog",
     ]
 
