@@ -83,15 +83,15 @@ class OODImages:
             named = ", ".join(path.name for path in unread[:NAMED]) + (", ..." if len(unread) > NAMED else "")
             _warn(f"{len(unread)} of {len(files) + len(unread)} files in {self.folder} are not read: {named}")
         chosen, cut = thinned(len(files), wanted)
-        images, broken = [], []
+        resized, broken = [], []
         for i in chosen:
             try:
-                images.append(image(files[i], run))
+                resized.append(image(files[i], run))
             except DataError as error:
                 broken.append(str(error))
         if broken:
             raise UnreadableImages(broken)
-        return np.stack(images), [f"{self.name}: {cut}"] if cut else []
+        return np.stack(resized), [f"{self.name}: {cut}"] if cut else []
 
     def _source(self, run: Run) -> Source:
         """The run's source or another, with the run's preprocessing. Its splits may have any size."""
