@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
@@ -225,7 +223,7 @@ class Run:
         values["source"]["fingerprint"] = self.source.fingerprint(self.task)
         values["adapter"]["grid"] = self.adapter.active_grid()
         # Of an adapter that no commit holds, an edited file is another method.
-        if code := provenance.uncommitted_source(Path(inspect.getfile(type(self.adapter)))):
+        if code := provenance.uncommitted_code(type(self.adapter).__module__):
             values["adapter"]["code"] = code
         return values
 

@@ -115,7 +115,8 @@ def describe(packs: list[list[Run]]) -> list[str]:
     total, open_runs, folder = sum(map(len, packs)), sum(map(len, left)), Path(packs[0][0].results)
     lines = [f"{total} runs in {len(packs)} packs: {total - open_runs} done, {open_runs} to do in {len(to_do)} packs"]
     costs = measured(to_do)
-    so_far = epochs_so_far(store.read_all(folder)) if folder.is_dir() else {}
+    rows, unread = store.scan(folder) if folder.is_dir() else ({}, [])
+    so_far = epochs_so_far(rows.values())
     by_task: dict[str, Part] = defaultdict(Part)
     images: dict[Path, int] = {}
     for runs, missing in zip(packs, left, strict=True):
@@ -150,7 +151,7 @@ def describe(packs: list[list[Run]]) -> list[str]:
     if costs:
         peak = max(cost.memory for _, cost in costs.values()) / 2**20
         lines.append(f"Memory: {peak:.0f} MiB at the peak, plus the images that are in use.")
-    return lines
+    return lines + [f"Not read: {error}" for error in unread]
 
 
 def _hours(seconds: float) -> str:

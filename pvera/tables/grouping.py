@@ -137,6 +137,12 @@ def config_of(row: Row) -> dict[str, Any]:
     return _later_defaults(row.adapter, row.source) | dict(_flat(row.config))
 
 
+def differing(rows: Iterable[Row]) -> set[str]:
+    """The names of the settings in which rows differ. Their images differ where `source.fingerprint` does."""
+    values = [config_of(row) for row in rows]
+    return {name for name in set().union(*values) if len({json.dumps(of.get(name)) for of in values}) > 1}
+
+
 @cache
 def _later_defaults(adapter: str, source: str) -> dict[str, Any]:
     """The defaults of fields that were added after rows had been written: a row does not mention them."""
