@@ -120,6 +120,11 @@ class Adapter:
             self.check_number("weight_decay", NOT_NEGATIVE)
         self.points()  # every grid point passes the same checks
 
+    @property
+    def label(self) -> str:
+        """The name of the method in rows, tables and paths."""
+        return self.name
+
     def require(self, name: str, valid: bool, rule: str) -> None:
         """Raises AdapterError, which states the rule, unless the value of the hyper-parameter is valid."""
         if not valid:
@@ -209,10 +214,13 @@ class OnLinears(Adapter):
     targets: list[str] = field(default_factory=lambda: ["q", "v"])
     """Any of q, k, v, proj, fc1, fc2."""
 
+    #: What `targets` can name.
+    linears = LINEAR_TARGETS
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        distinct = 0 < len(self.targets) == len(set(self.targets) & set(LINEAR_TARGETS))
-        self.require("targets", distinct, f"distinct and among {', '.join(LINEAR_TARGETS)}")
+        distinct = 0 < len(self.targets) == len(set(self.targets) & set(self.linears))
+        self.require("targets", distinct, f"distinct and among {', '.join(self.linears)}")
 
     def sites(self) -> tuple[str, ...]:
         return tuple(self.targets)

@@ -295,6 +295,9 @@ def register() -> None:
         node = OmegaConf.structured(method)
         for key in switches & {f.name for f in fields(method)}:
             node[key] = f"${{protocol.{key}}}"
+        for key in ("config", "search"):  # so that adapter.search.KEY=[...] needs no +
+            if key in node:
+                OmegaConf.set_struct(node[key], False)
         store.store(group="adapter", name=name, node=node)
     tasks.register()
     sources.register()
