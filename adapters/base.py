@@ -71,7 +71,8 @@ class Adapter:
     only while the hyper-parameter itself is None; a value that is set by hand is not searched. `search` is the short form of a grid of
     all combinations.
 
-    A field with the name of one of the protocol's switches takes its value from the protocol, unless it is set by hand.
+    A field with the name of one of the protocol's switches takes its value from the protocol, unless it is set by hand, or declared with
+    `switch=False`.
     """
 
     name: str = "adapter"
@@ -95,6 +96,8 @@ class Adapter:
     stochastic = False
     #: Whether an edit works on each token by itself. If it does not, the last block keeps all tokens.
     tokenwise = True
+    #: Whether the backbone's own parameters are trained, or those of the blocks `layers`. Such models share no pass of the backbone.
+    whole = False
     #: Whether the edited model computes at its start exactly what the frozen one does.
     starts_as_identity = True
 
@@ -114,7 +117,7 @@ class Adapter:
         self.require("search", all(self.search.values()), "lists with a value at least")
         if self.checkpoint_sha256 and not self.checkpoint:
             raise AdapterError("adapter.checkpoint_sha256 is set, but adapter.checkpoint is not")
-        if self.sites() or self.lr is not None:  # an adapter without sites has nothing to train
+        if self.sites() or self.whole or self.lr is not None:  # an adapter without sites has nothing to train
             self.check_positive("lr")
         if self.weight_decay is not None:
             self.check_number("weight_decay", NOT_NEGATIVE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -100,10 +100,9 @@ class Peft(OnLinears):
         return {"layer": shared[site.name]}
 
     def edit(self, params: Any, x: Tensor, y: Tensor) -> Tensor:
-        if not params.training:
-            return params.layer(x)
-        with _drawing_from(params.noise):
-            return params.layer(x)
+        import torch
+
+        return torch.compiler.disable(_output)(params, x)  # a compiled graph would draw from elsewhere
 
 
 def _kinds() -> dict[str, set[str]]:
@@ -138,6 +137,11 @@ def _share(linear: Any, site: Site) -> None:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
+
+
+def _output(params: Any, x: Tensor) -> Tensor:
+    with _drawing_from(params.noise) if params.training else nullcontext():
+        return params.layer(x)
 
 
 @contextmanager
