@@ -48,8 +48,8 @@ class Site:
     bias: Tensor | None = None
     module: nn.Module | None = None
     """The frozen module at the site."""
-    prefix_tokens: int = 0
-    """Tokens in front of those of the patches, such as the class token and registers."""
+    prefix_tokens: int | None = 0
+    """Tokens in front of those of the patches, such as the class token and registers; None if there is no sequence of tokens, as in SAM."""
     patch_size: int = 0
     """Pixels of a patch's side."""
 

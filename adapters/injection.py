@@ -174,7 +174,7 @@ def _sites(model: Any, owner: nn.Module, index: int | None, target: str, adapter
 
 def _site(model: Any, owner: nn.Module, index: int | None, target: str, place: Place, adapter: str) -> Site:
     module: Any = owner.get_submodule(place.path)
-    common: Any = {"module": module, "prefix_tokens": getattr(model, "num_prefix_tokens", 0), "patch_size": families.patch_size(model)}
+    common: Any = {"module": module, "prefix_tokens": getattr(model, "num_prefix_tokens", None), "patch_size": families.patch_size(model)}
     if target == "act":
         mlp: Any = owner.get_submodule(place.path.rpartition(".")[0])
         width = getattr(mlp, families.READER).in_features

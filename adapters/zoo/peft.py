@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
@@ -31,7 +32,7 @@ _NOT_SET = {
     "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision", "task_type",
     "target_modules", "exclude_modules", "feedforward_modules", "layers_to_transform", "layers_pattern", "modules_to_save",
     "target_parameters", "trainable_token_indices", "layer_replication", "alora_invocation_tokens", "megatron_core",
-    "ensure_weight_tying", "use_asa", "generator_seed", "boft_n_butterfly_factor", "progressbar",
+    "ensure_weight_tying", "fan_in_fan_out", "use_asa", "generator_seed", "boft_n_butterfly_factor", "progressbar",
 }  # fmt: skip
 #: PEFT's settings with the seed of what a tuner draws and freezes: the run's, unless they are set.
 _SEEDS = ("projection_prng_key", "projection_seed", "proj_seed", "random_loc_seed", "random_seed")
@@ -82,8 +83,10 @@ class Peft(OnLinears):
         settings = {name: seed for name in _SEEDS if name in _kinds()[self.type]} | self.config
         settings |= {"IA3": {"feedforward_modules": []}, "FROD": {"progressbar": False}}.get(self.type, {})
         try:
-            config: Any = PEFT_TYPE_TO_CONFIG_MAPPING[kind](target_modules=[site.name for site in sites], **settings)
-            PEFT_TYPE_TO_TUNER_MAPPING[kind](linears, config, "default")
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", ".*Adjusted")  # PEFT takes another value than the one that is set
+                config: Any = PEFT_TYPE_TO_CONFIG_MAPPING[kind](target_modules=[site.name for site in sites], **settings)
+                PEFT_TYPE_TO_TUNER_MAPPING[kind](linears, config, "default")
         except Exception as error:
             raise AdapterError(f"PEFT refuses adapter.type={self.type} with adapter.config={self.config}: {_line(error)}") from error
         layers = {site.name: linears[str(site.block)][site.target] for site in sites}
