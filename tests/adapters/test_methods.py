@@ -265,6 +265,17 @@ def test_pissa_starts_at_the_best_approximation():
         torch.testing.assert_close(torch.linalg.svdvals(rest)[: WIDTH - 8], torch.linalg.svdvals(weight)[8:], rtol=1e-4, atol=1e-5)
 
 
+def test_pissa_decomposes_a_weight_once_for_all_models_on_a_backbone(monkeypatch):
+    backbone, calls, svd = vit(), [], torch.linalg.svd
+    monkeypatch.setattr(torch.linalg, "svd", lambda *args, **kwargs: calls.append(1) or svd(*args, **kwargs))
+    models = [inject(backbone, adapter("pissa", rank=rank), seed) for rank, seed in ((8, 0), (8, 1), (4, 0))]
+    assert len(calls) == 2 * DEPTH
+    inject(vit(1), adapter("pissa"), 0)
+    assert len(calls) == 4 * DEPTH
+    first, second, _ = (edits_of(model, "v")[0] for model in models)
+    assert torch.equal(first.A, second.A) and first.A.data_ptr() != second.A.data_ptr()
+
+
 @torch.no_grad()
 def test_oft_rotates():
     edit = edits_of(randomise(inject(vit(), adapter("oft", block_size=8), 0)), "q")[0]
