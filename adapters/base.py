@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from adapters.errors import AdapterError
 from adapters.numbers import COUNT, NOT_NEGATIVE, POSITIVE, Number
@@ -218,7 +218,7 @@ class OnLinears(Adapter):
     """Any of q, k, v, proj, fc1, fc2."""
 
     #: What `targets` can name.
-    linears = LINEAR_TARGETS
+    linears: ClassVar[tuple[str, ...]] = LINEAR_TARGETS
 
     def __post_init__(self) -> None:
         super().__post_init__()

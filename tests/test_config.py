@@ -1,7 +1,7 @@
 """Everything that can be composed composes, and what cannot is refused in one line."""
 
 import copy
-from dataclasses import asdict, field, fields, make_dataclass, replace
+from dataclasses import asdict, field, make_dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -143,7 +143,9 @@ def test_a_protocol_of_the_field_is_a_whole_recipe(name):
 
 
 def test_noah_has_the_dropout_of_the_methods_that_publish_it():
-    rates = {name: run("protocol=noah", f"adapter={name}").adapter.dropout for name, method in methods().items() if hasattr(method, "dropout")}
+    rates = {
+        name: run("protocol=noah", f"adapter={name}").adapter.dropout for name, method in methods().items() if hasattr(method, "dropout")
+    }
     published = {"adaptformer", "convpass", "fact", "repadapter", "vpt"}
     assert rates == {name: 0.1 if name in published else 0 for name in rates} and published < rates.keys()
     assert run("protocol=noah", "adapter=fact", "adapter.dropout=0").adapter.dropout == 0

@@ -42,7 +42,7 @@ class Convpass(Adapter):
 
         assert self.dim is not None  # every grid point sets it
         if site.prefix_tokens is None:
-            raise AdapterError("convpass needs a sequence of tokens, and the blocks of this backbone take windows of them: take another adapter")
+            raise AdapterError("convpass needs a sequence of tokens, and this backbone has windows of them: take another adapter")
         down, up = nn.Linear(site.d_in, self.dim), nn.Linear(self.dim, site.d_out)
         conv: Any = nn.Conv2d(self.dim, self.dim, 3, padding=1)
         nn.init.xavier_uniform_(down.weight)

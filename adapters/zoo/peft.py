@@ -34,6 +34,8 @@ _NOT_SET = {
     "target_parameters", "trainable_token_indices", "layer_replication", "alora_invocation_tokens", "megatron_core",
     "ensure_weight_tying", "fan_in_fan_out", "use_asa", "generator_seed", "boft_n_butterfly_factor", "progressbar",
 }  # fmt: skip
+#: What else a type is told.
+_FIXED: dict[str, dict[str, Any]] = {"FROD": {"progressbar": False}, "IA3": {"feedforward_modules": []}}
 #: PEFT's settings with the seed of what a tuner draws and freezes: the run's, unless they are set.
 _SEEDS = ("projection_prng_key", "projection_seed", "proj_seed", "random_loc_seed", "random_seed")
 
@@ -54,7 +56,7 @@ class Peft(OnLinears):
         super().__post_init__()
         self.require("targets", not ("qkv" in self.targets and set("qkv") & set(self.targets)), "qkv, or some of q, k and v")
         self.type = self.type.upper()
-        kinds = _kinds()
+        kinds = settings_by_type()
         if reason := REFUSED.get(self.type):
             raise AdapterError(f"adapter.type={self.type} does not run here, since {reason}; there are {', '.join(kinds)}")
         self.check_choice("type", tuple(kinds))
@@ -80,8 +82,8 @@ class Peft(OnLinears):
             blocks.setdefault(str(site.block), {})[site.target] = _copy(site)
         linears: Any = nn.ModuleDict({block: nn.ModuleDict(targets) for block, targets in blocks.items()})
         kind: Any = self.type
-        settings = {name: seed for name in _SEEDS if name in _kinds()[self.type]} | self.config
-        settings |= {"IA3": {"feedforward_modules": []}, "FROD": {"progressbar": False}}.get(self.type, {})
+        settings = {name: seed for name in _SEEDS if name in settings_by_type()[self.type]} | self.config
+        settings |= _FIXED.get(self.type, {})
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", ".*Adjusted")  # PEFT takes another value than the one that is set
@@ -108,7 +110,7 @@ class Peft(OnLinears):
         return torch.compiler.disable(_output)(params, x)  # a compiled graph would draw from elsewhere
 
 
-def _kinds() -> dict[str, set[str]]:
+def settings_by_type() -> dict[str, set[str]]:
     """The types of PEFT that are not refused, each with the settings that can be set."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 

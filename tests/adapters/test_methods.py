@@ -65,7 +65,7 @@ def test_parameter_counts_of_vit_b16(vit_b16, key):
 
 def test_the_page_of_the_methods_is_that_of_the_code():
     page = methods.PAGE.read_text(encoding="utf-8")
-    assert page == methods.page_with_table(page), "docs/methods.md is stale: run python -m tests.helpers.methods"
+    assert page == methods.page_with_tables(page), "docs/methods.md is stale: run python -m tests.helpers.methods"
 
 
 # formulas

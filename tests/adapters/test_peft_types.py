@@ -12,7 +12,7 @@ from torch import nn
 from adapters.errors import AdapterError
 from adapters.injection import edits, inject
 from adapters.merge import merged
-from adapters.zoo.peft import REFUSED, Peft, _kinds
+from adapters.zoo.peft import REFUSED, Peft, settings_by_type
 from pvera.config import Protocol, Trainer
 from pvera.models.class_token import class_token_only
 from pvera.models.classifier import trainable
@@ -49,7 +49,7 @@ def peft(kind: str, **settings) -> Peft:
 
 
 def test_each_of_pefts_types_runs_or_is_refused_with_a_reason():
-    assert set(TYPES) == set(_kinds()) and not set(TYPES) & REFUSED.keys()
+    assert set(TYPES) == set(settings_by_type()) and not set(TYPES) & REFUSED.keys()
     assert {kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING} == {*TYPES, *REFUSED}
 
 
@@ -164,7 +164,10 @@ def test_the_seed_of_the_run_is_that_of_frozen_projections_unless_one_is_set():
         ({"targets": ["q", "qkv"]}, "adapter.targets must be qkv, or some of q, k and v, found ['q', 'qkv']"),
         ({"type": "HRA", "config": {"r": -1}}, "PEFT refuses adapter.type=HRA with adapter.config={'r': -1}: `r` should be a positive"),
         ({"config": {"r": "x"}}, "PEFT refuses adapter.type=LORA with adapter.config={'r': 'x'}: "),
-        ({"type": "OFT", "config": {"oft_block_size": 5}}, "PEFT refuses adapter.type=OFT with adapter.config={'oft_block_size': 5}: Invalid"),
+        (
+            {"type": "OFT", "config": {"oft_block_size": 5}},
+            "PEFT refuses adapter.type=OFT with adapter.config={'oft_block_size': 5}: Invalid",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_line(settings, message):

@@ -187,12 +187,16 @@ def test_what_peft_has_not_is_refused(new, message, tmp_path):
 def test_every_method_is_written_or_refused_in_one_line():
     reasons = {name: lacks(adapter(name)) for name in methods()}
     assert {name for name, reason in reasons.items() if not reason} == {*METHODS, "pissa"}
-    assert all(reason.startswith((f"{name} is not written for PEFT: ", f"PEFT has no {name}; ")) for name, reason in reasons.items() if reason)
+    assert all(
+        reason.startswith((f"{name} is not written for PEFT: ", f"PEFT has no {name}; ")) for name, reason in reasons.items() if reason
+    )
     assert "\n" not in "".join(filter(None, reasons.values()))
 
 
 def test_a_rotation_for_each_of_the_fused_query_key_and_value_is_refused(tmp_path):
-    with pytest.raises(UserError, match="PEFT has one rotation for timm's fused query, key and value, and oft one for each: export it with"):
+    with pytest.raises(
+        UserError, match="PEFT has one rotation for timm's fused query, key and value, and oft one for each: export it with"
+    ):
         export(classifier(OUT["oft"]), tmp_path, "timm")
     assert export(trained(adapter("oft", block_size=8, targets=["proj"])), tmp_path, "timm")
 
@@ -340,7 +344,10 @@ def refused(folder, name: str = "lora") -> str:
         ({"bias": "all"}, "bias='all' is out of scope here"),
         ({"layers_pattern": "layer"}, "layers_pattern='layer' is out of scope"),
         ({"use_rslora": True}, "of another method: choose adapter=rslora, not lora"),
-        ({"peft_type": "OFT", "use_cayley_neumann": True}, "OFT is read with use_cayley_neumann=False, coft=False, block_share=False alone"),
+        (
+            {"peft_type": "OFT", "use_cayley_neumann": True},
+            "OFT is read with use_cayley_neumann=False, coft=False, block_share=False alone",
+        ),
         # These initialisations change the frozen weights.
         *(({"init_lora_weights": name}, f"init_lora_weights='{name}' is out of scope") for name in ("pissa", "olora", "corda", "loftq")),
         ({"a_future_setting": 1}, "a_future_setting=1 is out of scope"),

@@ -57,7 +57,7 @@ def tiny_sam() -> VisionTransformerSAM:
 
 
 def test_convpass_is_refused_where_there_are_windows():
-    with pytest.raises(AdapterError, match="^convpass needs a sequence of tokens, and the blocks of this backbone take windows"):
+    with pytest.raises(AdapterError, match="^convpass needs a sequence of tokens, and this backbone has windows"):
         segmenter(models.CASES["convpass-corrected"], tiny_sam())
 
 
