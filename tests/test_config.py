@@ -152,6 +152,11 @@ def test_noah_has_the_dropout_of_the_methods_that_publish_it():
     assert run("adapter=fact").adapter.dropout == 0
 
 
+def test_settings_of_pefts_types_are_words_of_the_command_line():
+    new = run("adapter=peft", "adapter.type=oft", "adapter.config.oft_block_size=16", "+adapter.config.coft=true").adapter
+    assert (new.type, new.config, new.label) == ("OFT", {"oft_block_size": 16, "coft": True}, "peft_oft")
+
+
 def test_what_is_chosen_by_hand_or_by_an_experiment_wins_over_the_protocol():
     chosen = run("protocol=noah", "source=tfds", "backbone=test_vit", "trainer=smoke", "adapter=lora", "adapter.lr=3e-3", "seed=7")
     assert (chosen.source.name, chosen.backbone.name, chosen.trainer.schedule, chosen.seed) == ("tfds", "test_vit", "constant", 7)
@@ -188,7 +193,7 @@ def test_a_sweep_of_the_field_has_eight_adapters_on_every_task_at_their_publishe
 
 
 def test_a_search_is_every_combination_with_the_grid():
-    words = ["adapter=lora", "adapter.grid=[{rank:4,alpha:1},{rank:8,alpha:2}]", "+adapter.search.weight_decay=[0,1e-3]"]
+    words = ["adapter=lora", "adapter.grid=[{rank:4,alpha:1},{rank:8,alpha:2}]", "adapter.search.weight_decay=[0,1e-3]"]  # + or not
     found = run(*words, "adapter.alpha=null")
     both = [{"rank": rank, "alpha": alpha, "weight_decay": w} for rank, alpha in ((4, 1), (8, 2)) for w in (0, 1e-3)]
     assert [point for point, _ in found.adapter.points()] == found.settings()["adapter"]["grid"] == both

@@ -63,6 +63,8 @@ class Peft(OnLinears):
         known = sorted(kinds[self.type])
         if unknown := sorted(self.config.keys() - set(known)):
             raise AdapterError(f"adapter.config.{unknown[0]} is no setting of {self.type} here; there are {', '.join(known)}")
+        if (start := self.config.get("init_lora_weights")) in ("corda", "eva", "loftq", "lora_ga"):
+            raise AdapterError(f"adapter.config.init_lora_weights={start} takes a step of its own before the training: choose another")
 
     @property
     def mergeable(self) -> bool:  # type: ignore[override]

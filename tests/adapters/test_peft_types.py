@@ -161,6 +161,7 @@ def test_the_seed_of_the_run_is_that_of_frozen_projections_unless_one_is_set():
         ({"type": "PREFIX_TUNING"}, "adapter.type=PREFIX_TUNING does not run here, since it trains prompts of a language model"),
         ({"type": "BEFT", "config": {"rank": 8}}, "adapter.config.rank is no setting of BEFT here; there are init_weights"),
         ({"config": {"target_modules": ["proj"]}}, "adapter.config.target_modules is no setting of LORA here; there are "),
+        ({"config": {"init_lora_weights": "eva"}}, "adapter.config.init_lora_weights=eva takes a step of its own before the training"),
         ({"targets": ["q", "qkv"]}, "adapter.targets must be qkv, or some of q, k and v, found ['q', 'qkv']"),
         ({"type": "HRA", "config": {"r": -1}}, "PEFT refuses adapter.type=HRA with adapter.config={'r': -1}: `r` should be a positive"),
         ({"config": {"r": "x"}}, "PEFT refuses adapter.type=LORA with adapter.config={'r': 'x'}: "),
