@@ -74,8 +74,8 @@ def _section(group: Group, files: dict[Path, Row], folder: Path, colours: dict[s
     reasons = {
         "Trade-offs": "No chart of trade-offs: it needs two adapters with a task in common.",
         "Task by task": f"No differences to {statistics.REFERENCE}: it was not run on the tasks of the others." if several else "",
-        "Reliability": "No reliability diagrams: there are no test probabilities (.npz) beside the rows; they are not committed.",
-        "Training curves": "No training curves: there are no logs of epochs (.csv) beside the rows; logger=csv keeps them.",
+        "Reliability": "No reliability diagrams: there are no test probabilities (.npz) next to the rows; they are not committed.",
+        "Training curves": "No training curves: there are no logs of epochs (.csv) next to the rows; logger=csv keeps them.",
     }
     facts = group.facts
     return GroupSection(
