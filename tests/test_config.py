@@ -1,7 +1,7 @@
 """Everything that can be composed composes, and what cannot is refused in one line."""
 
 import copy
-from dataclasses import asdict, field, fields, make_dataclass, replace
+from dataclasses import asdict, field, make_dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from data.sources.folder import Folder
 from data.sources.offline import Offline
 from data.tasks import EXTRA, TASKS
 from pvera.command import MISTAKES, explain
-from pvera.config import Protocol, from_dict, to_runs
+from pvera.config import Protocol, from_dict, switches, to_runs
 from pvera.errors import UserError
 from pvera.rows import digests
 from pvera.sweeps import jobs
@@ -75,7 +75,7 @@ def test_the_groups_hold_what_they_should():
 def test_every_adapter_composes_under_every_protocol(adapter, protocol):
     composed = run(f"adapter={adapter}", f"protocol={protocol}", "backbone=test_vit", "source=offline")  # whose settings need no download
     assert type(composed.adapter) is methods()[adapter]
-    for name in {f.name for f in fields(Protocol)} & {f.name for f in fields(composed.adapter)} - {"name"}:
+    for name in switches(methods()[adapter]):
         assert getattr(composed.adapter, name) == getattr(composed.protocol, name)
     assert from_dict(composed.to_dict()).settings() == composed.settings()
 
@@ -152,8 +152,23 @@ def test_a_protocol_of_the_field_is_a_whole_recipe(name):
     assert (trainer.first_lr, trainer.last_lr, trainer.warmup_prefix) == rates
     assert trainer.fixed_length and trainer.drop_last and trainer.select_by == select_by
     assert one.retrains() and one.shortened() == []
-    switches = asdict(one.protocol) | {"name": "corrected", "epochs": 500}
-    assert switches == asdict(Protocol())  # otherwise as corrected
+    others = asdict(one.protocol) | {"name": "corrected", "epochs": 500, "dropout": 0}
+    assert others == asdict(Protocol())  # otherwise as corrected
+
+
+def test_noah_has_the_dropout_of_the_methods_that_publish_it():
+    rates = {
+        name: run("protocol=noah", f"adapter={name}").adapter.dropout for name, method in methods().items() if hasattr(method, "dropout")
+    }
+    published = {"adaptformer", "convpass", "fact", "repadapter", "vpt"}
+    assert rates == {name: 0.1 if name in published else 0 for name in rates} and published < rates.keys()
+    assert run("protocol=noah", "adapter=fact", "adapter.dropout=0").adapter.dropout == 0
+    assert run("adapter=fact").adapter.dropout == 0
+
+
+def test_settings_of_pefts_types_are_words_of_the_command_line():
+    new = run("adapter=peft", "adapter.type=oft", "adapter.config.oft_block_size=16", "+adapter.config.coft=true").adapter
+    assert (new.type, new.config, new.label) == ("OFT", {"oft_block_size": 16, "coft": True}, "peft_oft")
 
 
 def test_what_is_chosen_by_hand_or_by_an_experiment_wins_over_the_protocol():
@@ -192,7 +207,7 @@ def test_a_sweep_of_the_field_has_eight_adapters_on_every_task_at_their_publishe
 
 
 def test_a_search_is_every_combination_with_the_grid():
-    words = ["adapter=lora", "adapter.grid=[{rank:4,alpha:1},{rank:8,alpha:2}]", "+adapter.search.weight_decay=[0,1e-3]"]
+    words = ["adapter=lora", "adapter.grid=[{rank:4,alpha:1},{rank:8,alpha:2}]", "adapter.search.weight_decay=[0,1e-3]"]  # + or not
     found = run(*words, "adapter.alpha=null")
     both = [{"rank": rank, "alpha": alpha, "weight_decay": w} for rank, alpha in ((4, 1), (8, 2)) for w in (0, 1e-3)]
     assert [point for point, _ in found.adapter.points()] == found.settings()["adapter"]["grid"] == both

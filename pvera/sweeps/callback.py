@@ -95,7 +95,7 @@ class Sweep(Callback):
             counts = {"done": self.ended, "without a row": lost, "skipped": self.done_before, "running": len(runs)}
             counts |= {"left": len(self.runs) - self.done_before - self.begun}
             standing = ", ".join(f"{count} {name}" for name, count in counts.items() if count or name != "without a row")
-            print(f"{standing}{self._time_left()}: {run.adapter.name} on {run.task.name}, seed {seeds}", file=sys.stderr, flush=True)
+            print(f"{standing}{self._time_left()}: {run.adapter.label} on {run.task.name}, seed {seeds}", file=sys.stderr, flush=True)
 
     def _time_left(self) -> str:
         """The mean time of the runs that ended times the number that is left; empty before the first and after the last."""

@@ -78,7 +78,7 @@ def estimate(runs: list[Run], costs: Costs, so_far: dict[str, tuple[float, float
     """The forecast for a pack of runs, none of which is done."""
     run, images = runs[0], sizes(runs[0])
     epochs = run.trainer.epochs
-    stops, best = (epochs, epochs) if run.trainer.fixed_length else so_far.get(run.adapter.name, (epochs, epochs))
+    stops, best = (epochs, epochs) if run.trainer.fixed_length else so_far.get(run.adapter.label, (epochs, epochs))
     disk = len(runs) * (ROW_BYTES + 4 * costs.parameters + images.get("test", 0) * (4 * run.task.classes + 8))
     most = costs.seconds(runs, epochs, epochs, images)
     likely = costs.seconds(runs, min(stops, epochs), min(run.trainer.retraining(best), epochs), images)
@@ -130,7 +130,7 @@ def describe(packs: list[list[Run]]) -> list[str]:
 
         lines += ["", f"A few steps of each kind of run, on {resources.describe(resources.device(packs[0][0].device))}:"]
         cells = [
-            [run.adapter.name, run.image_size, cost.pack, f"{1000 * cost.train:.2f}", f"{1000 * (cost.frozen + cost.evaluate):.2f}",
+            [run.adapter.label, run.image_size, cost.pack, f"{1000 * cost.train:.2f}", f"{1000 * (cost.frozen + cost.evaluate):.2f}",
              f"{cost.memory >> 20}"]
             for run, cost in costs.values()
         ]  # fmt: skip

@@ -134,7 +134,8 @@ def settings(row: Row) -> dict[str, str]:
 
 def config_of(row: Row) -> dict[str, Any]:
     """The settings of a row, flat: `trainer.epochs` and its value. Fields that were added later have their defaults."""
-    return _later_defaults(row.adapter, row.source) | dict(_flat(row.config))
+    own = dict(_flat(row.config))
+    return _later_defaults(own.get("adapter.name", row.adapter), row.source) | own
 
 
 def differing(rows: Iterable[Row]) -> set[str]:
