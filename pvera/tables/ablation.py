@@ -111,9 +111,10 @@ def settings(row: Row) -> dict[str, Any]:
 
 
 def results_of_row(row: Row) -> dict[str, float]:
-    """Validation accuracy and test metrics by label, in their units."""
+    """Validation loss, validation accuracy and test metrics by label, in their units."""
+    validation = {"validation loss (nats)": row.val_loss, VALIDATION_ACCURACY.title: VALIDATION_ACCURACY.factor * row.val_acc}
     test = {f"test {metric.title}": metric.factor * row.test[name] for name, metric in METRICS.items() if name in row.test}
-    return {VALIDATION_ACCURACY.title: VALIDATION_ACCURACY.factor * row.val_acc} | test
+    return validation | test
 
 
 def results_of_files(path: Path, row: Row, score: str) -> tuple[dict[str, float], list[float], list[str]]:

@@ -64,7 +64,7 @@ def test_accuracies_over_seeds_against_what_differs_and_nothing_else_is_taken_fo
         assert float(std) == pytest.approx(100 * statistics.stdev(values), rel=1e-5)
         assert found["dsprites_loc", f"{weight:g}", "validation accuracy (%)"][0] == pytest.approx(50 * statistics.mean(values))
     text = (tmp_path / "ablation.md").read_text()
-    assert text.startswith("| kl_weight | parameters | validation accuracy (%) |")
+    assert text.startswith("| kl_weight | parameters | validation loss (nats) | validation accuracy (%) |")
     assert text.index("| 1e-06 ") < text.index("| 1  ") and "over 3 seeds" in text
 
 
