@@ -22,13 +22,16 @@ else:  # names for annotations, so that a schema loads without torch
 LINEAR_TARGETS = ("q", "k", "v", "proj", "fc1", "fc2")
 
 
-def searched(default: Any, **marks: bool) -> Any:
+def searched(default: Any, **marks: Any) -> Any:
     """A hyper-parameter that `grid` may search. Its type must allow None, which means "take the value from the grid"."""
     return field(default=default, metadata={"searchable": True} | marks)
 
 
-def later(default: Any, **marks: bool) -> Any:
-    """A hyper-parameter that was added after rows were committed: at its default it is left out of a run's digest."""
+def later(default: Any, **marks: Any) -> Any:
+    """A hyper-parameter that was added after rows were committed: at its default it is left out of a run's digest.
+
+    Where the default came later still, `before` is the value that is left out: the one that earlier rows had without saying so.
+    """
     return field(default=default, metadata={"later": True} | marks)
 
 
@@ -72,7 +75,7 @@ class Adapter:
     all combinations.
 
     A field with the name of one of the protocol's switches takes its value from the protocol, unless it is set by hand, or declared with
-    `switch=False`.
+    `switch=False`. With `switch="other"` it takes that of another name.
     """
 
     name: str = "adapter"

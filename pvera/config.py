@@ -110,7 +110,11 @@ class Protocol:
     released_norm: bool = False
     """DoRA: frozen magnitudes per input, norm over outputs, alpha unused."""
     d_initial: float | None = 0.1
-    """VeRA, PVeRA: start of d; null draws one U(1e-5, 1) scalar per vector."""
+    """VeRA: start of d; null draws one U(1e-5, 1) scalar per vector."""
+    mu_initial: float | None = later(1.0)
+    """PVeRA: start of the half of d that makes mu; null draws one U(1e-5, 1) scalar per vector."""
+    s_initial: float | None = later(0.1)
+    """PVeRA: start of the half of d that makes log sigma^2; null is the same as the other half."""
     fan_in: str = "input"
     """VeRA, PVeRA: Kaiming fan-in of A and B: input (dimension), or second (dimension of the matrix)."""
     kl_weight: float = 1e-6
@@ -124,8 +128,9 @@ class Protocol:
         _check_numbers(self, "protocol.", NOT_NEGATIVE, "kl_weight")
         _check_numbers(self, "protocol.", COUNT, "epochs")
         _check_numbers(self, "protocol.", RATE, "dropout")
-        if self.d_initial is not None:
-            _check_numbers(self, "protocol.", POSITIVE, "d_initial")
+        for name, rule in (("d_initial", POSITIVE), ("mu_initial", POSITIVE), ("s_initial", NOT_NEGATIVE)):
+            if getattr(self, name) is not None:
+                _check_numbers(self, "protocol.", rule, name)
 
 
 @dataclass
@@ -282,9 +287,10 @@ def _only_booleans(node: BooleanNode, value: Any) -> bool:
     return value
 
 
-def switches(method: type[Adapter]) -> set[str]:
-    """The fields of a method that follow the protocol."""
-    return {f.name for f in fields(Protocol)} & {f.name for f in fields(method) if f.metadata.get("switch", True)} - {"name"}
+def switches(method: type[Adapter]) -> dict[str, str]:
+    """The fields of a method that follow the protocol, each with the name of its switch."""
+    of = {f.name: f.metadata.get("switch", f.name) for f in fields(method) if f.name != "name"}
+    return {name: switch for name, switch in of.items() if switch in Protocol.__dataclass_fields__}
 
 
 def register() -> None:
@@ -298,8 +304,8 @@ def register() -> None:
     store.store(group="schema", name="trainer", node=Trainer)
     for name, method in methods().items():
         node = OmegaConf.structured(method)
-        for key in switches(method):
-            node[key] = f"${{protocol.{key}}}"
+        for key, switch in switches(method).items():
+            node[key] = f"${{protocol.{switch}}}"
         for key in ("config", "search"):  # so that adapter.search.KEY=[...] needs no +
             if key in node:
                 OmegaConf.set_struct(node[key], False)

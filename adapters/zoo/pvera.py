@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from adapters.base import Site, later
+from adapters.base import Site, later, searched
 from adapters.errors import AdapterError
 from adapters.numbers import NOT_NEGATIVE, Number
 from adapters.zoo.vera import VeRA
@@ -35,11 +35,13 @@ class PVeRA(VeRA):
     stochastic = True
 
     name: str = "pvera"
+    d_initial: float | None = searched(1.0, switch="mu_initial")
+    """Start of the half of d that makes mu; None draws one U(1e-5, 1) scalar per vector, as the released code does."""
+    s_initial: float | None = later(0.1, searchable=True, before=None)
+    """Start of the half of d that makes s = log sigma^2; None is the same as d_initial."""
     kl_weight: float = 1e-6
     kl_warmup_epochs: int = later(0)
     """KL annealing (Bowman et al. 2016, arXiv 1511.06349): kl_weight rises linearly from 0 over so many epochs; 0 turns it off."""
-    s_initial: float | None = later(None, searchable=True)
-    """Start of the half of d that makes s = log sigma^2; None is the same as d_initial."""
     posterior: str = later("gaussian")
     """Distribution of the latent: gaussian, laplace, student_t, or mixture (two Gaussians with trained distances and weights)."""
     df: float = later(4.0)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import MISSING, field, fields, is_dataclass
+from dataclasses import MISSING, Field, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,20 @@ def settings(part: Any) -> dict[str, Any]:
     """The fields of a dataclass (and of the dataclasses in it) that count for a run's digest, as plain values.
 
     The metadata of a field can exempt it: {"digest": False} if it has no effect on the numbers, and {"later": True} if it was added
-    after rows were committed. The latter does not count while it is at its default, so that every earlier digest stays valid.
+    after rows were committed. The latter does not count while it is as in the earlier rows, so that every earlier digest stays valid.
     """
     values = {}
     for f in fields(part):
-        value, default = getattr(part, f.name), f.default if f.default_factory is MISSING else f.default_factory()
-        if f.metadata.get("digest", True) and not (f.metadata.get("later") and value == default):
+        value = getattr(part, f.name)
+        if f.metadata.get("digest", True) and not (f.metadata.get("later") and value == before(f)):
             values[f.name] = settings(value) if is_dataclass(value) else value
     return values
+
+
+def before(field: Field) -> Any:
+    """What a field that was added later is in a row that does not mention it: {"before": value} in its metadata, or its default."""
+    default = field.default if field.default_factory is MISSING else field.default_factory()
+    return field.metadata.get("before", default)
 
 
 def digest(settings: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from data.tasks import EXTRA, GROUPS, OPEN, TASKS
 from pvera.config import Protocol, Trainer
 from pvera.metrics.table import METRICS
 from pvera.models.backbones import Backbone
+from pvera.rows.digests import before
 from pvera.rows.row import Row
 from pvera.tables.render import Column
 
@@ -133,7 +134,7 @@ def settings(row: Row) -> dict[str, str]:
 
 
 def config_of(row: Row) -> dict[str, Any]:
-    """The settings of a row, flat: `trainer.epochs` and its value. Fields that were added later have their defaults."""
+    """The settings of a row, flat: `trainer.epochs` and its value. Fields that were added later are as they were before."""
     own = dict(_flat(row.config))
     return _later_defaults(own.get("adapter.name", row.adapter), row.source) | own
 
@@ -146,11 +147,11 @@ def differing(rows: Iterable[Row]) -> set[str]:
 
 @cache
 def _later_defaults(adapter: str, source: str) -> dict[str, Any]:
-    """The defaults of fields that were added after rows had been written: a row does not mention them."""
+    """The values of fields that were added after rows had been written: a row does not mention them."""
     schemas = {"adapter": methods().get(adapter), "source": kinds().get(source), "protocol": Protocol, "trainer": Trainer,
                "backbone": Backbone}  # fmt: skip
     return {
-        f"{part}.{field.name}": field.default
+        f"{part}.{field.name}": before(field)
         for part, schema in schemas.items() if schema
         for field in fields(schema) if field.metadata.get("later")
     }  # fmt: skip

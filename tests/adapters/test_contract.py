@@ -13,7 +13,7 @@ import adapters
 from adapters.base import LowRank
 from adapters.injection import edits, inject, sampling
 from adapters.zoo.pvera import POSTERIORS, PRIORS
-from pvera.config import Protocol
+from pvera.config import Protocol, switches
 from pvera.models.classifier import Classifier, hold_in_bf16, trainable
 from tests.helpers.models import CASES, EIGHT, HALF, RELEASED, backward, batch, classifier, logits, probe, randomise, train, vit
 
@@ -36,11 +36,11 @@ def test_the_table_of_cases_is_complete():
 
 
 def test_switches_are_the_protocols_and_the_defaults_are_corrected():
-    switches = asdict(Protocol())
-    assert RELEASED.keys() < switches.keys()
+    values = asdict(Protocol())
+    assert RELEASED.keys() < values.keys()
     for method in adapters.methods().values():
         new = method()
-        assert {name: getattr(new, name) for name in switches if name != "name" and hasattr(new, name)}.items() <= switches.items()
+        assert all(getattr(new, name) == values[switch] for name, switch in switches(method).items())
 
 
 def test_the_schemas_import_no_torch():

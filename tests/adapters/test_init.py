@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from adapters import methods
 from adapters.injection import edits, inject
-from tests.helpers.models import WIDTH, adapter, edit_at, edits_of, vit
+from tests.helpers.models import WIDTH, adapter, edit_at, edits_of, released, vit
 
 
 def test_gaussian_a_and_zero_b():
@@ -44,14 +45,15 @@ def test_bounds_of_the_projections(name, fan_in, rank):
 @pytest.mark.parametrize("name", ["vera", "pvera"])
 def test_released_d_is_one_uniform_scalar_per_vector(name):
     """From numpy's generator, block by block and q before v; both halves of PVeRA's vector share theirs."""
-    model = inject(vit(), adapter(name, d_initial=None), seed=7)
+    model = inject(vit(), adapter(name, **released(methods()[name])), seed=7)
     numbers = np.random.RandomState(7)
     for block in model.blocks:
         for target in "qv":
             d = edit_at(block, target).d
             assert d.unique().numel() == 1 and len(d) == adapter(name).latent
             assert d[0].item() == pytest.approx(numbers.uniform(1e-5, 1), rel=1e-6)
-    assert all((edit.d == 0.1).all() and not edit.b.any() for edit in edits(inject(vit(), adapter(name), 0)))
+    for edit in edits(inject(vit(), adapter(name), 0)):
+        assert not edit.b.any() and edit.d.unique().tolist() == pytest.approx([0.1] if name == "vera" else [0.1, 1.0])
 
 
 @pytest.mark.parametrize("d_initial", [0.1, None])

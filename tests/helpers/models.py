@@ -1,6 +1,5 @@
 """Tiny models and the table of cases that the tests of the adapters share."""
 
-from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ import adapters
 from adapters import families
 from adapters.base import Adapter, LowRank
 from adapters.injection import Edit, edit_at, edits, find_sites, sampling
+from pvera.config import switches
 from pvera.models.classifier import Classifier, build, trainable
 
 torch.set_num_threads(1)  # the models are so small that a second thread only waits
@@ -40,7 +40,7 @@ EIGHT = ("adaptformer", "bottleneck", "dora", "ia3", "linear_probe", "lora", "pv
 
 def released(method: type[Adapter]) -> dict:
     """The switches that a method has, with the values of the released code."""
-    return {f.name: RELEASED[f.name] for f in fields(method) if f.name in RELEASED}
+    return {name: RELEASED[switch] for name, switch in switches(method).items() if switch in RELEASED}
 
 
 def adapter(name: str, **settings) -> Adapter:
