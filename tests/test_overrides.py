@@ -290,7 +290,8 @@ def test_flags_that_exclude_each_other_are_one_line_before_any_work(words):
 def test_a_machine_without_a_home_folder_needs_a_cache_alone(tmp_path):
     environment = {key: value for key, value in os.environ.items() if key != "HOME"} | {"PVERA_CACHE": str(tmp_path / "cache")}
     words = ["-m", "backbone=test_vit", "task=digits", "image_size=32", "adapter=linear_probe", "seed=0,1", "trainer=smoke",
-             "trainer.epochs=1", "trainer.batch_size=400", "source.test_limit=20", "protocol.retrain=false", f"results={tmp_path / 'rows'}"]  # fmt: skip
+             "trainer.epochs=1", "trainer.batch_size=400", "source.test_limit=20", "protocol.retrain=false",
+             f"results={tmp_path / 'rows'}"]  # fmt: skip
     done = run_command(*words, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(list((tmp_path / "rows").rglob("seed=*.json"))) == 2

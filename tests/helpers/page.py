@@ -12,6 +12,7 @@ from pvera.report import __main__ as report
 from pvera.rows import digests, store
 from tests.helpers.rows import keep, run
 
+
 def draw_one_chart_a_figure(patch: pytest.MonkeyPatch) -> None:
     """The figures of a page or report with the first chart of each panel alone: drawing them all takes most of the time.
 

@@ -16,7 +16,6 @@ from tests.conftest import WANDB_ENVIRONMENT
 from tests.helpers.wandb_file import history, items, only, read, summary
 from tests.helpers.watched import GRID, LABELS, PROBABILITIES, epochs, make, start, values, whole
 
-
 pytestmark = pytest.mark.usefixtures("hydra")
 
 
@@ -82,7 +81,9 @@ def test_the_points_of_an_epoch_are_one_step_with_a_name_for_each(tmp_path, no_k
 def test_charts_of_the_test_are_those_of_the_probabilities(kept):
     folder, _, _, found = kept
     last = history(found)[-1]
-    tables = {name: json.loads((only(folder) / "files" / last[f"test/{name}_table/path"]).read_text()) for name in ("reliability", "confusion")}
+    tables = {
+        name: json.loads((only(folder) / "files" / last[f"test/{name}_table/path"]).read_text()) for name in ("reliability", "confusion")
+    }
     assert sorted(map(tuple, tables["confusion"]["data"])) == [("0", "0", 1), ("1", "0", 1), ("1", "1", 1), ("2", "2", 1)]
     bins = np.array(tables["reliability"]["data"])
     assert bins == pytest.approx(np.array([[0.7, 1, 1], [0.8, 0, 1], [0.9, 1, 1], [0.95, 1, 1]]), abs=1e-6)
