@@ -34,7 +34,6 @@ def folder(tmp_path):
 def test_every_example_of_an_adapter_passes_the_tests_of_the_contract(folder, files):
     suite = ROOT / "tests" / "adapters"
     words = [*(str(suite / file) for file in files), "-vv", "-p", "no:cacheprovider", "-k", " or ".join(ADAPTERS)]
-    words += ["-m", "slow or not slow"]
     done = run_command(*words, module="pytest", cwd=ROOT, env={**os.environ, "PVERA_ADAPTERS": str(folder)})
     assert done.returncode == 0, done.stdout
     for name in ADAPTERS:

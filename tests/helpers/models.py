@@ -71,8 +71,9 @@ _FIRST: dict[tuple, str] = {}
 for _name, _new in CASES.items():
     _FIRST.setdefault((*_new.sites(), _new.tokenwise, _new.mergeable), _name)
 #: The cases for the fast tests of what depends on a method's kind of edit alone: the eight, DoRA as released, whose edit recomputes the
-#: frozen layer, and one for every other choice of sites and properties.
+#: frozen layer, and one for every other choice of sites and properties; and whatever PVERA_ADAPTERS adds.
 KINDS = {f"{name}-corrected" for name in EIGHT} | {"dora-released"} | set(_FIRST.values())
+KINDS |= {f"{name}-corrected" for name in adapters.methods() if not (CONFIGS.parent / "adapters" / "zoo" / f"{name}.py").exists()}
 
 
 def each(cases: Mapping[str, Adapter]) -> list:
