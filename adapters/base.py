@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from adapters.errors import AdapterError
 from adapters.numbers import COUNT, NOT_NEGATIVE, POSITIVE, Number
@@ -48,8 +48,8 @@ class Site:
     bias: Tensor | None = None
     module: nn.Module | None = None
     """The frozen module at the site."""
-    prefix_tokens: int = 0
-    """Tokens in front of those of the patches, such as the class token and registers."""
+    prefix_tokens: int | None = 0
+    """Tokens in front of those of the patches, such as the class token and registers; None if there is no sequence of tokens, as in SAM."""
     patch_size: int = 0
     """Pixels of a patch's side."""
 
@@ -71,7 +71,8 @@ class Adapter:
     only while the hyper-parameter itself is None; a value that is set by hand is not searched. `search` is the short form of a grid of
     all combinations.
 
-    A field with the name of one of the protocol's switches takes its value from the protocol, unless it is set by hand.
+    A field with the name of one of the protocol's switches takes its value from the protocol, unless it is set by hand, or declared with
+    `switch=False`.
     """
 
     name: str = "adapter"
@@ -95,6 +96,8 @@ class Adapter:
     stochastic = False
     #: Whether an edit works on each token by itself. If it does not, the last block keeps all tokens.
     tokenwise = True
+    #: Whether the backbone's own parameters are trained, or those of the blocks `layers`. Such models share no pass of the backbone.
+    whole = False
     #: Whether the edited model computes at its start exactly what the frozen one does.
     starts_as_identity = True
 
@@ -114,11 +117,16 @@ class Adapter:
         self.require("search", all(self.search.values()), "lists with a value at least")
         if self.checkpoint_sha256 and not self.checkpoint:
             raise AdapterError("adapter.checkpoint_sha256 is set, but adapter.checkpoint is not")
-        if self.sites() or self.lr is not None:  # an adapter without sites has nothing to train
+        if self.sites() or self.whole or self.lr is not None:  # an adapter without sites has nothing to train
             self.check_positive("lr")
         if self.weight_decay is not None:
             self.check_number("weight_decay", NOT_NEGATIVE)
         self.points()  # every grid point passes the same checks
+
+    @property
+    def label(self) -> str:
+        """The name of the method in rows, tables and paths."""
+        return self.name
 
     def require(self, name: str, valid: bool, rule: str) -> None:
         """Raises AdapterError, which states the rule, unless the value of the hyper-parameter is valid."""
@@ -209,10 +217,13 @@ class OnLinears(Adapter):
     targets: list[str] = field(default_factory=lambda: ["q", "v"])
     """Any of q, k, v, proj, fc1, fc2."""
 
+    #: What `targets` can name.
+    linears: ClassVar[tuple[str, ...]] = LINEAR_TARGETS
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        distinct = 0 < len(self.targets) == len(set(self.targets) & set(LINEAR_TARGETS))
-        self.require("targets", distinct, f"distinct and among {', '.join(LINEAR_TARGETS)}")
+        distinct = 0 < len(self.targets) == len(set(self.targets) & set(self.linears))
+        self.require("targets", distinct, f"distinct and among {', '.join(self.linears)}")
 
     def sites(self) -> tuple[str, ...]:
         return tuple(self.targets)

@@ -116,11 +116,20 @@ class AdaptedStem(Adapted):
 def inject(backbone: nn.Module, adapter: Adapter, seed: int = 0) -> nn.Module:
     """Returns a copy of the frozen backbone with the adapter's edits. The copy shares the backbone's weights; only the edits train.
 
+    An adapter that is `whole` has no edits: the copy has weights of its own, and they train.
+
     `seed` determines every new parameter and projection, independently of torch's global generator, and seeds the model's noise.
     Raises AdapterError if the backbone lacks a site that the adapter needs.
     """
-    weights = {id(t): t for t in (*backbone.parameters(), *backbone.buffers())}
-    model: Any = copy.deepcopy(backbone, weights).requires_grad_(False)
+    blocks: Any = getattr(backbone, "blocks", ())
+    chosen = [backbone] if adapter.layers is None else [blocks[index] for index in adapter.layers if index < len(blocks)]
+    own = {id(parameter) for part in chosen for parameter in part.parameters()} if adapter.whole else set()
+    shared_weights = {id(t): t for t in (*backbone.parameters(), *backbone.buffers()) if id(t) not in own}
+    model: Any = copy.deepcopy(backbone, shared_weights).requires_grad_(False)
+    for parameter in model.parameters():
+        if id(parameter) not in shared_weights:
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
     noise = torch.Generator(next(backbone.parameters()).device).manual_seed(seed)
     if families.family(model) and set(adapter.sites()) & {"q", "k", "v", "qkv", "norm1"}:
         for block in model.blocks:
@@ -140,7 +149,7 @@ def inject(backbone: nn.Module, adapter: Adapter, seed: int = 0) -> nn.Module:
 def find_sites(model: nn.Module, adapter: Adapter) -> list[Site]:
     """All sites of the adapter in a timm vision transformer, block by block. Raises AdapterError if one is missing."""
     targets = adapter.sites()
-    if not targets:
+    if not targets and not adapter.whole:
         return []
     if families.family(model) is None:
         known = ", ".join(family.model.rpartition(".")[2] for family in families.FAMILIES)
@@ -165,7 +174,7 @@ def _sites(model: Any, owner: nn.Module, index: int | None, target: str, adapter
 
 def _site(model: Any, owner: nn.Module, index: int | None, target: str, place: Place, adapter: str) -> Site:
     module: Any = owner.get_submodule(place.path)
-    common: Any = {"module": module, "prefix_tokens": getattr(model, "num_prefix_tokens", 0), "patch_size": families.patch_size(model)}
+    common: Any = {"module": module, "prefix_tokens": getattr(model, "num_prefix_tokens", None), "patch_size": families.patch_size(model)}
     if target == "act":
         mlp: Any = owner.get_submodule(place.path.rpartition(".")[0])
         width = getattr(mlp, families.READER).in_features
@@ -215,20 +224,25 @@ def edit_at(block: nn.Module, target: str) -> Edit:
     return cast(Edit, adapted.edit.edits[target] if isinstance(adapted.edit, FusedQKV) else adapted.edit)
 
 
-#: `first_edit` of a model with an edit in front of the blocks.
+#: `first_edit` of a model with an edit, or a trained weight, in front of the blocks.
 STEM = -1
 
 
 def first_edit(model: nn.Module) -> int | None:
-    """Where a forward pass meets the first edit: STEM, the index of a block, or the number of blocks if all edits are behind them.
+    """Where a forward pass meets the first edit or trained weight: STEM, the index of a block, or their number if all are behind them.
 
-    None if the model has no edit.
+    None if the model has neither.
     """
     blocks = list(getattr(model, "blocks", ()))
     within = {id(module): index for index, block in enumerate(blocks) for module in block.modules()}
     before = [module for part in families.places(model, "stem").values() for module in model.get_submodule(part.path).modules()]
     within |= {id(module): STEM for module in before}
-    return min((within.get(id(module), len(blocks)) for module in model.modules() if isinstance(module, Adapted)), default=None)
+    changed = (module for module in model.modules() if isinstance(module, Adapted) or _trains(module))
+    return min((within.get(id(module), len(blocks)) for module in changed), default=None)
+
+
+def _trains(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters(recurse=False))
 
 
 @contextmanager

@@ -113,7 +113,8 @@ def _holding(adapted: Adapted) -> Any:
 
 def _double(module: nn.Module) -> Callable[..., Tensor]:
     """The module as a function in float64."""
-    tensors = {name: tensor.double() for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+    named = (*module.named_parameters(), *module.named_buffers())
+    tensors = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in named}
     # tie_weights would replace a module that several edits share once under each name, and restore it to a replacement.
     return lambda *inputs: functional_call(module, tensors, inputs, tie_weights=False)
 
@@ -123,6 +124,9 @@ def _plain(function: Callable[[Tensor], Tensor], like: nn.Linear) -> nn.Linear:
     probe = torch.eye(like.in_features, dtype=torch.float64, device=like.weight.device)
     bias = function(torch.zeros_like(probe[:1]))
     weight = (function(probe) - bias).T
+    x = torch.rand(1, like.in_features, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(probe.device)
+    if not torch.allclose(function(x), x @ weight.T + bias, rtol=1e-6, atol=1e-6):
+        raise TypeError("an edit turned out not to be linear in its input, so no plain weights can hold it: it cannot be merged")
     has_bias = like.bias is not None or bool(bias.any())  # a plain one has the parameters that timm's has
     linear = nn.Linear(like.in_features, weight.shape[0], has_bias, device="meta").to_empty(device=like.weight.device)
     linear = linear.to(like.weight.dtype)

@@ -93,7 +93,7 @@ def _folders(folder: Path) -> Layout:
                 images, others = images_below(below_it)
                 if others:
                     warnings.append(
-                        f"{below_it} has {len(others)} files that are no images, which are not read, the first is {others[0].name}"
+                        f"{below_it} has {len(others)} files of no known image format, which are not read, the first is {others[0].name}"
                     )
                 if not images:
                     raise DataError(

@@ -6,16 +6,17 @@ import os
 import stat
 from pathlib import Path
 
-from data.errors import DataError
+from data.errors import DataError, UnreadableImages
 from data.files import read
 
 
 def entries(folder: Path, name: str, classes: int | None = None) -> dict[str, int]:
     """The labels by path of a list of this folder, in its order. Paths are relative to the folder and stay inside it.
 
-    Labels are whole numbers below `classes`, or any where that is None. Raises DataError, naming the line, for any other.
+    Labels are whole numbers below `classes`, or any where that is None. Raises DataError, naming the line, for any other, and one
+    UnreadableImages for all paths that are no files inside the folder.
     """
-    source, inside, found = folder / name, Inside(folder), dict[str, int]()
+    source, inside, found, absent = folder / name, Inside(folder), dict[str, int](), list[str]()
     for number, line in enumerate(lines(source), start=1):
         path, _, label = line.strip().rpartition(" ")
         normal = os.path.normpath(path.strip()) if path.strip() else ""
@@ -28,10 +29,12 @@ def entries(folder: Path, name: str, classes: int | None = None) -> dict[str, in
         elif normal in found:
             problem = f"{path.strip()} is listed twice, an image may be in a list only once"
         elif reason := inside.problem(path.strip(), normal):
-            problem = f"{path.strip()} {reason}"
+            absent.append(f"{folder / path.strip()} {reason}")
         if problem:
             raise DataError(f"{source}, line {number}: {problem}")
         found[normal] = int(label)
+    if absent:
+        raise UnreadableImages(absent)
     return found
 
 

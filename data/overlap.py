@@ -16,15 +16,16 @@ def copies(contents: Mapping[str, Sequence[str]], known: Mapping[str, Sequence[s
     """For each split of `known`, how many of its images are byte copies of images of the splits that `known` names for it.
 
     `contents` are the hashes of all images by split. Raises DataError, naming the folder, if a split is wholly contained in the other
-    ones, or they in it: a result on it would say nothing. Fewer copies are known in public data sets, so they are only counted.
+    ones, or one of them in it: a result on it would say nothing. Fewer copies are known in public data sets, so they are only counted.
     """
     counts = {}
     for split, others in known.items():
-        seen = {content for other in others for content in contents[other]}
+        own, seen = set(contents[split]), {content for other in others for content in contents[other]}
         counts[split] = sum(content in seen for content in contents[split])
-        if counts[split] == len(contents[split]) or seen <= set(contents[split]):
-            both = " and ".join(others)
-            raise DataError(f"{folder}: one of {split} and {both} is wholly contained in the other, image by image: list different images")
+        pairs = [(split, own, " and ".join(others), seen), *((other, set(contents[other]), split, own) for other in others)]
+        for part, images, whole, of in pairs:
+            if images and images <= of:
+                raise DataError(f"{folder}: {part} is wholly contained in {whole}, image by image: list different images")
     return counts
 
 
@@ -32,6 +33,11 @@ def warning(counts: Mapping[str, int], contents: Mapping[str, Sequence[str]], fo
     """A warning about the copies that were counted; empty if there are none."""
     shares = [f"{count:,} of {len(contents[split]):,} in {split}" for split, count in counts.items() if count]
     return f"{folder} has images that are byte copies of training or validation images: {', '.join(shares)}" if shares else ""
+
+
+def disagreements(images: Sequence[Labelled]) -> int:
+    """How many of these images, by their bytes, have more than one label."""
+    return sum(count > 1 for count in Counter(content for content, _ in set(images)).values())
 
 
 def check_union(union: Sequence[Labelled], parts: Sequence[Labelled], names: tuple[str, str]) -> None:

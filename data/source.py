@@ -7,10 +7,10 @@ defaults. docs/extending.md has a complete example.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from data.errors import DataError, UnreadableImages
 from data.examples import Examples
@@ -177,7 +177,7 @@ class Source:
 
     def fingerprint(self, task: Task) -> str:
         """sha256 (hex) of content, labels and order of all splits, as this process first saw them."""
-        return digest(*(self._fingerprint(task, split) for split in SPLITS))
+        return digest(*of_all(SPLITS, lambda split: self._fingerprint(task, split)).values())
 
     def _fingerprint(self, task: Task, split: str) -> str:
         key = repr((self, task, split, self.location(task)))
@@ -204,16 +204,7 @@ class Source:
 
     def load_all(self, task: Task, splits: Iterable[str], image_size: int, *, rehash: bool = False) -> dict[str, Split]:
         """Several splits by name. Raises one UnreadableImages for all images that cannot be used."""
-        loaded: dict[str, Split] = {}
-        reasons: list[str] = []
-        for split in splits:
-            try:
-                loaded[split] = self.load(task, split, image_size, rehash=rehash)
-            except UnreadableImages as error:
-                reasons += error.reasons
-        if reasons:
-            raise UnreadableImages(reasons)
-        return loaded
+        return of_all(splits, lambda split: self.load(task, split, image_size, rehash=rehash))
 
     def place(self, task: Task, split: str, image_size: int) -> Path:
         """The folder of the prepared split, whether it is there or not. Raises DataError if the data are not there."""
@@ -254,6 +245,23 @@ class Source:
         if labels.min() < 0 or labels.max() >= task.classes:
             raise DataError(f"{task.name}'s labels are 0 .. {task.classes - 1}, {split} has {labels.min()} .. {labels.max()}")
         return examples
+
+
+Of = TypeVar("Of")
+
+
+def of_all(splits: Iterable[str], ask: Callable[[str], Of]) -> dict[str, Of]:
+    """What `ask` gives for each split. Raises one UnreadableImages for all images of all splits that cannot be used."""
+    answers: dict[str, Of] = {}
+    reasons: list[str] = []
+    for split in splits:
+        try:
+            answers[split] = ask(split)
+        except UnreadableImages as error:
+            reasons += error.reasons
+    if reasons:
+        raise UnreadableImages(reasons)
+    return answers
 
 
 def warn_once(text: str) -> None:

@@ -35,6 +35,8 @@ def job(cfg: DictConfig) -> list[Result] | None:
     try:
         take_gpu()
         results = execute(to_runs(cfg), wait=not serial, failed_before=Sweep.latest.failed_before if serial else None)
+        if searched:
+            float(Results(results))  # here, where its error reaches the user: a sweeper takes that of a conversion for a failed trial
     except MISTAKES as error:
         if searched:  # a search cannot go on without the objective
             raise

@@ -32,7 +32,8 @@ def _ablation(options: argparse.Namespace) -> None:
     command.warn(errors)
     storage.ensure_writable(out)
     admit(files.values(), options.folder, allow_limited=options.allow_limited, allow_dirty=options.allow_dirty)
-    shown = ablations(files, options.score)
+    shown, errors = ablations(files, options.score)
+    command.warn(errors)
     for number, ablation in enumerate(shown):
         paper.save(panel(ablation, options.score), out / f"ablation-{ablation.task}{f'-{number}' if number else ''}")
     header = ["task", "setting", "figure", "mean", "std", "seeds"]

@@ -88,4 +88,6 @@ def explain(error: BaseException) -> str:
             return f"{cause.full_key}: {str(cause).splitlines()[0]}"
     if absent := re.search(r"Could not find 'hydra/launcher/(joblib|ray|submitit)", str(error)):
         return f"this launcher needs a package that is not installed: pip install -e '.[{'ray' if absent[1] == 'ray' else 'cluster'}]'"
+    if "Could not find 'hydra/sweeper/optuna'" in str(error):
+        return "this sweeper needs a package that is not installed: pip install hydra-optuna-sweeper==1.3.0"
     return " ".join(str(error).split("Config search path")[0].split())

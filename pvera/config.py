@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
@@ -117,12 +115,15 @@ class Protocol:
     """VeRA, PVeRA: Kaiming fan-in of A and B: input (dimension), or second (dimension of the matrix)."""
     kl_weight: float = 1e-6
     """PVeRA: weight of the KL term in the loss."""
+    dropout: float = later(0.0)
+    """AdaptFormer, Convpass, FacT, RepAdapter, VPT: the dropout that their published code has."""
     epochs: int = without_effect(Trainer.epochs)
     """The epochs of a whole run: one with fewer trainer.epochs is limited."""
 
     def __post_init__(self) -> None:
         _check_numbers(self, "protocol.", NOT_NEGATIVE, "kl_weight")
         _check_numbers(self, "protocol.", COUNT, "epochs")
+        _check_numbers(self, "protocol.", RATE, "dropout")
         if self.d_initial is not None:
             _check_numbers(self, "protocol.", POSITIVE, "d_initial")
 
@@ -225,7 +226,7 @@ class Run:
         values["source"]["fingerprint"] = self.source.fingerprint(self.task)
         values["adapter"]["grid"] = self.adapter.active_grid()
         # Of an adapter that no commit holds, an edited file is another method.
-        if code := provenance.uncommitted_source(Path(inspect.getfile(type(self.adapter)))):
+        if code := provenance.uncommitted_code(type(self.adapter).__module__):
             values["adapter"]["code"] = code
         return values
 
@@ -281,6 +282,11 @@ def _only_booleans(node: BooleanNode, value: Any) -> bool:
     return value
 
 
+def switches(method: type[Adapter]) -> set[str]:
+    """The fields of a method that follow the protocol."""
+    return {f.name for f in fields(Protocol)} & {f.name for f in fields(method) if f.metadata.get("switch", True)} - {"name"}
+
+
 def register() -> None:
     """Registers every schema and every choice that is defined in code (adapters, tasks, sources, loggers) in Hydra's ConfigStore."""
     # Hydra copies the whole store for each configuration and for each group that --help lists, although it copies what it loads anyway.
@@ -290,11 +296,13 @@ def register() -> None:
     store.store(group="schema", name="run", node=Run)
     store.store(group="schema", name="protocol", node=Protocol)
     store.store(group="schema", name="trainer", node=Trainer)
-    switches = {f.name for f in fields(Protocol)} - {"name"}
     for name, method in methods().items():
         node = OmegaConf.structured(method)
-        for key in switches & {f.name for f in fields(method)}:
+        for key in switches(method):
             node[key] = f"${{protocol.{key}}}"
+        for key in ("config", "search"):  # so that adapter.search.KEY=[...] needs no +
+            if key in node:
+                OmegaConf.set_struct(node[key], False)
         store.store(group="adapter", name=name, node=node)
     tasks.register()
     sources.register()

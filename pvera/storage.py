@@ -12,7 +12,7 @@ from typing import Any
 from pvera.errors import UserError
 
 
-def ensure_writable(folder: Path) -> None:
+def ensure_writable(folder: Path, noun: str = "results folder", way_out: str = "choose another with results=DIR") -> None:
     """Raises UserError if no file can be made in a folder, or in the nearest existing one above it. Leaves nothing behind."""
     nearest = Path(folder).absolute()
     while not nearest.exists() and nearest != nearest.parent:
@@ -21,9 +21,7 @@ def ensure_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
-        raise UserError(
-            f"results folder {folder} cannot be written: {nearest}: {error.strerror}; choose another with results=DIR"
-        ) from error
+        raise UserError(f"{noun} {folder} cannot be written: {nearest}: {error.strerror}; {way_out}") from error
 
 
 def write_atomically(path: Path, data: bytes, *, keep: bool = False) -> None:

@@ -50,7 +50,7 @@ def measure(runs: list[Run], folder: Path) -> None:
         writing.append(times[2] - times[1])
     hold, write, size = statistics.median(holding), statistics.median(writing), progress.files[0].stat().st_size / 1e6
     print(
-        f"| {runs[0].adapter.name} | {len(learners)} | {epoch:.1f} s | {1000 * hold:.1f} ms | {1000 * write:.0f} ms | {size:.1f} MB "
+        f"| {runs[0].adapter.label} | {len(learners)} | {epoch:.1f} s | {1000 * hold:.1f} ms | {1000 * write:.0f} ms | {size:.1f} MB "
         f"| {100 * hold / epoch:.2f} % | {100 * (hold + write) / epoch:.2f} % |",
         flush=True,
     )

@@ -1,6 +1,6 @@
 """Adapter+ (Steitz and Roth 2024, arXiv 2406.06820): a bottleneck with a scale per channel behind every block."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from adapters.base import Adapter, Site, Tensor, searched
@@ -16,7 +16,7 @@ class AdapterPlus(Adapter):
 
     name: str = "adapter_plus"
     dim: int | None = searched(8)
-    dropout: float = 0.0
+    dropout: float = field(default=0.0, metadata={"switch": False})
     """Dropout rate of the hidden activation in training."""
 
     mergeable = False

@@ -14,6 +14,8 @@ class AdaptFormer(Bottleneck):
     name: str = "adaptformer"
     scale: float | None = later(None, searchable=True)
     """A fixed factor, as published (0.1); None trains it."""
+    dropout: float = later(0.0)
+    """Dropout rate of the hidden activation. The published code has 0.1."""
 
     def sites(self) -> tuple[str, ...]:
         return ("norm2+mlp",)

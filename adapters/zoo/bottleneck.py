@@ -18,7 +18,7 @@ class Bottleneck(Adapter):
     """Start as the identity; the released code does not."""
     scale: float | None = later(None, searchable=True)
     """A fixed factor of the adapter's output; None is 1."""
-    dropout: float = later(0.0)
+    dropout: float = later(0.0, switch=False)
     """Dropout rate of the hidden activation."""
     grid: list[dict[str, Any]] = field(default_factory=lambda: [{"reduction": reduction} for reduction in (4, 8, 16)])
 

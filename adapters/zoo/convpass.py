@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapters.base import Adapter, Site, Tensor, searched
+from adapters.errors import AdapterError
 from adapters.numbers import RATE
 
 
@@ -40,6 +41,8 @@ class Convpass(Adapter):
         from torch import nn
 
         assert self.dim is not None  # every grid point sets it
+        if site.prefix_tokens is None:
+            raise AdapterError("convpass needs a sequence of tokens, and this backbone has windows of them: take another adapter")
         down, up = nn.Linear(site.d_in, self.dim), nn.Linear(self.dim, site.d_out)
         conv: Any = nn.Conv2d(self.dim, self.dim, 3, padding=1)
         nn.init.xavier_uniform_(down.weight)

@@ -22,7 +22,7 @@ class LoRA(LowRank):
     alpha: float | None = searched(16.0)
     scale: float | None = later(None, searchable=True)
     """A factor in place of alpha / r, whatever the rank."""
-    dropout: float = later(0.0)
+    dropout: float = later(0.0, switch=False)
     """Dropout rate of x before A."""
     same_in_all_blocks: bool = False
     """As in the released code, which draws A after the same seed in every block: all blocks start with the same A."""

@@ -1,9 +1,28 @@
 """PiSSA (Meng et al. 2024, arXiv 2404.02948): LoRA on the principal singular vectors, which are taken out of the frozen weight."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from adapters.base import LowRank, Site, Tensor, searched
+
+
+@cache
+def _decompositions() -> Any:
+    """Singular value decompositions by frozen parameter and target, since grid points and seeds start from the same weights."""
+    from torch.utils.weak import WeakTensorKeyDictionary
+
+    return WeakTensorKeyDictionary()
+
+
+def _decomposition(site: Site) -> tuple[Tensor, Tensor, Tensor]:
+    import torch
+
+    module: Any = site.module
+    known = _decompositions().setdefault(module.weight, {})
+    if site.target not in known:
+        known[site.target] = torch.linalg.svd(site.weight.float(), full_matrices=False)  # type: ignore[union-attr]
+    return known[site.target]
 
 
 @dataclass
@@ -33,7 +52,7 @@ class PiSSA(LowRank):
         assert site.weight is not None
         if self.r > min(site.d_in, site.d_out):
             self.require("rank", False, f"at most {min(site.d_in, site.d_out)}, the smaller side of {site.name}")
-        left, values, right = torch.linalg.svd(site.weight.float(), full_matrices=False)
+        left, values, right = _decomposition(site)
         root = (values[: self.r] / self.factor).sqrt()
         a, b = (right[: self.r].T * root).contiguous(), (root[:, None] * left[:, : self.r].T).contiguous()
         return {"A": torch.nn.Parameter(a.clone()), "B": torch.nn.Parameter(b.clone()), "A0": a, "B0": b}

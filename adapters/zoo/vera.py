@@ -32,7 +32,7 @@ class VeRA(LowRank):
     """Distribution of A and B: kaiming_uniform, normal, or orthogonal rows or columns, each with elements of variance 2 / fan-in."""
     projection_seed: int | None = later(None, searchable=True)
     """Seed of A and B alone; None is the run's seed."""
-    dropout: float = 0.0
+    dropout: float = field(default=0.0, metadata={"switch": False})
     """Dropout rate of x before A."""
     grid: list[dict[str, Any]] = field(default_factory=lambda: [{"lr": lr} for lr in (1e-3, 1e-4, 1e-5)])
 

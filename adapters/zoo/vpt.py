@@ -42,7 +42,7 @@ class VPT(Adapter):
 
         assert self.tokens is not None  # every grid point sets it
         enters, leaves = self.deep or site.block == shared[0], self.deep or site.block == shared[1]
-        params: dict[str, Any] = {"active": enters if site.target == "tokens" else leaves, "position": min(1, site.prefix_tokens)}
+        params: dict[str, Any] = {"active": enters if site.target == "tokens" else leaves, "position": min(1, site.prefix_tokens or 0)}
         if site.target == "tokens" and enters:
             bound = (6 / (3 * site.patch_size**2 + site.d_in)) ** 0.5
             params["prompt"] = torch.nn.Parameter(torch.empty(self.tokens, site.d_in).uniform_(-bound, bound))

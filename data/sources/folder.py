@@ -15,14 +15,14 @@ from data.errors import DataError
 from data.examples import Examples
 from data.files import local, read
 from data.kinds import OwnTask
-from data.source import Source, warn_once
+from data.source import Source, of_all, warn_once
 from data.tasks import SPLITS, Task
 
 if TYPE_CHECKING:
     from PIL import Image
 
 _LIST = {split: f"{split}.txt" for split in SPLITS} | {"train1000": "train800val200.txt"}
-_TRAINED_ON = {"val200": ["train800"], "test": ["train1000"]}
+_TRAINED_ON = {"val200": ["train800"], "test": ["train800", "val200"]}
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Folder(Source):
         return membership(self._layout(task).names, task) if isinstance(task, OwnTask) else ""
 
     def check(self, task: Task) -> None:
-        folder, lists = self.location(task), {split: self._entries(task, split) for split in SPLITS}
+        folder, lists = self.location(task), of_all(SPLITS, lambda split: self._entries(task, split))
         for split, entries in lists.items():
             self.size(task, split, len(entries))
         for split in ("train800", "val200", "train1000"):
@@ -59,6 +59,8 @@ class Folder(Source):
         overlap.check_union(labelled["train1000"], labelled["train800"] + labelled["val200"], (f"{folder / _LIST['train1000']}", both))
         if text := overlap.warning(overlap.copies(hashes, _TRAINED_ON, folder), hashes, folder):
             warn_once(text)
+        if number := overlap.disagreements([image for split in SPLITS for image in labelled[split]]):
+            warn_once(f"{folder} lists the same image (by its bytes) with different labels: {number} such image{'s' * (number > 1)}")
 
     def copies(self, task: Task) -> dict[str, int]:
         folder = self.location(task)

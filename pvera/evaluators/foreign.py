@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data import tasks
+from data.errors import DataError, UnreadableImages
 from data.files import local, read
 from data.layouts import IMAGE_ENDINGS, images_below
 from data.source import Source
@@ -82,7 +83,15 @@ class OODImages:
             named = ", ".join(path.name for path in unread[:NAMED]) + (", ..." if len(unread) > NAMED else "")
             _warn(f"{len(unread)} of {len(files) + len(unread)} files in {self.folder} are not read: {named}")
         chosen, cut = thinned(len(files), wanted)
-        return np.stack([image(files[i], run) for i in chosen]), [f"{self.name}: {cut}"] if cut else []
+        resized, broken = [], []
+        for i in chosen:
+            try:
+                resized.append(image(files[i], run))
+            except DataError as error:
+                broken.append(str(error))
+        if broken:
+            raise UnreadableImages(broken)
+        return np.stack(resized), [f"{self.name}: {cut}"] if cut else []
 
     def _source(self, run: Run) -> Source:
         """The run's source or another, with the run's preprocessing. Its splits may have any size."""

@@ -84,7 +84,7 @@ def label(
             if norms:
                 by_name["norm of mu"] = np.stack(list(norms.values())).mean(0)
             if score not in by_name:
-                raise UserError(f"{run.adapter.name} has no score {score!r}; it has {', '.join(by_name)}")
+                raise UserError(f"{run.adapter.label} has no score {score!r}; it has {', '.join(by_name)}")
             for at, (file, best) in enumerate(zip(images, softmax.argmax(1).tolist(), strict=True)):
                 interval = (sampled.low[at].item(), sampled.high[at].item()) if sampled else None
                 outcomes[file] = Labelled(file, names[best], softmax[at, best].item(), interval, float(by_name[score][at]))

@@ -42,7 +42,7 @@ class Trained:
         """The facts of the run for a report; `limits` are those of other images in it."""
         run, reasons = self.run, [*self.limits, *limits]
         return {
-            "run": self.path.stem, "adapter": run.adapter.name, "task": run.task.name, "backbone": run.backbone.name, "seed": run.seed,
+            "run": self.path.stem, "adapter": run.adapter.label, "task": run.task.name, "backbone": run.backbone.name, "seed": run.seed,
             "protocol": run.protocol.name, "image_size": run.image_size, "precision": run.precision, "images": len(self.labels),
             "limited": bool(reasons), "limited_reasons": reasons,
         }  # fmt: skip

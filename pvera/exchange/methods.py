@@ -38,23 +38,31 @@ def _vera(peft_type: str) -> Method:
 
 #: By the name of our adapter.
 METHODS = {
-    "lora": Method("LORA", _LORA, settings=_LORA_SETTINGS, fixed={"use_dora": False}),
+    "lora": Method("LORA", _LORA, settings=_LORA_SETTINGS, fixed={"use_dora": False, "use_rslora": False}),
+    # Read alone: what is written of it is a LoRA.
+    "rslora": Method("LORA", _LORA, settings=_LORA_SETTINGS, fixed={"use_dora": False, "use_rslora": True}),
     "dora": Method(
         "LORA",
         _LORA | {"m": "lora_magnitude_vector"},
         settings=_LORA_SETTINGS,
-        fixed={"use_dora": True},
+        fixed={"use_dora": True, "use_rslora": False},
         implied={"released_norm": False},
     ),
     "vera": _vera("VERA"),
     "pvera": _vera("PVERA"),
     "ia3": Method("IA3", {"gain": "ia3_l"}),
+    "oft": Method(
+        "OFT",
+        {"angles": "oft_R.weight"},
+        settings={"oft_block_size": "block_size"},
+        fixed={"use_cayley_neumann": False, "coft": False, "block_share": False},
+    ),
 }
 
 #: Why the others of PEFT's methods are not written, by the name of our adapter.
 NOT_WRITTEN = {
-    "oft": "PEFT's OFT has one rotation for each module, ours one for each of q, k and v",
-    "layernorm": "PEFT's LN_TUNING keeps whole norms",
+    "layernorm": "PEFT's LN_TUNING keeps whole norms, and so does a plain model",
+    "peft": "its layers are PEFT's, but around Linears that are named otherwise",
     "vpt": "PEFT's prompt tuning is for language models",
 }
 

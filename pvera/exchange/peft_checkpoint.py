@@ -99,6 +99,9 @@ def _adapter_name(config: dict[str, Any], folder: Path) -> str:
     for name, method in METHODS.items():
         if method.peft_type == config.get("peft_type") and all(bool(config.get(key)) == value for key, value in method.fixed.items()):
             return name
+    if forms := [method.fixed for method in METHODS.values() if method.peft_type == config.get("peft_type")]:
+        words = " or ".join(", ".join(f"{key}={value}" for key, value in fixed.items()) for fixed in forms)
+        raise UserError(f"{folder / CONFIG}: {config['peft_type']} is read with {words} alone")
     known = ", ".join(sorted({method.peft_type for method in METHODS.values()}))
     raise UserError(f"{folder / CONFIG}: peft_type must be one of {known}, found {config.get('peft_type')!r}")
 
@@ -153,7 +156,7 @@ def _rows(part: str, tensor: Tensor, place: Place) -> Tensor:
     """Our part of one target, from PEFT's tensor of its module."""
     if part == "A":
         return tensor.T
-    if part == "d":
+    if part in ("d", "angles"):
         return tensor
     rows = (tensor.flatten() if part == "gain" else tensor).chunk(place.of)[place.stack]
     return rows.T if part == "B" else rows

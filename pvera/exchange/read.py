@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adapters.base import Adapter, LowRank
+from adapters.base import Adapter, OnLinears
 from adapters.injection import edit_at
 from data.files import local
 from pvera.errors import UserError
@@ -36,7 +36,7 @@ def adopt(adapter: Adapter) -> Adapter:
     method, config, blocks = checkpoint.method, checkpoint.config, checkpoint.blocks
     values: dict[str, Any] = {ours: config[theirs] for theirs, ours in method.settings.items() if theirs in config}
     values |= {"checkpoint_sha256": checkpoint.sha256} | method.implied
-    if isinstance(adapter, LowRank):
+    if isinstance(adapter, OnLinears):
         values["targets"] = checkpoint.targets
     if any(f.name == "projections" for f in fields(adapter)) and any(place.of > 1 for place in checkpoint.places.values()):
         values["projections"] = "per_branch"  # each branch has its own rows of the fused layer's B

@@ -50,6 +50,8 @@ def write(model: Classifier, adapter: Adapter, folder: Path, layout: str, origin
         raise UserError(f"PEFT's checkpoints are written for plain ViTs alone, and {stranger}: export it with --to timm")
     if hasattr(model.backbone, "head_dist"):
         raise UserError("PEFT keeps one classifier, and a distilled DeiT has two: export it with --to timm")
+    if adapter.name == "oft" and any(LAYOUTS[layout].place(target).of > 1 for target in adapter.sites()):
+        raise UserError("PEFT has one rotation for timm's fused query, key and value, and oft one for each: export it with --model hf")
     export = _Export(model, _as_lora(adapter), LAYOUTS[layout])
     if sample:
         export.check_sampling()
@@ -140,6 +142,9 @@ class _Export:
             yield from self._pair(edits, [[target] for target in edits], d_in, d_out).items()
         if "d" in self.method.tensors:
             yield "d", self._stacked(edits)
+        if "angles" in self.method.tensors:
+            [edit] = edits.values()
+            yield "angles", edit.angles
         for part in _NEUTRAL.keys() & self.method.tensors.keys():
             yield part, self._rows(block, path, edits, part)
 

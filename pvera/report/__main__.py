@@ -25,14 +25,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _write(options: Namespace) -> None:
     folder = options.folder
-    files = store.read_files(folder)
+    files, errors = store.scan(folder)
+    command.warn(errors)
     if not files:
-        raise UserError(f"no rows in {folder}: files named seed=*.json below it are what runs leave, and there is none")
+        raise UserError(f"no rows in {folder}: files named seed=*.json are what runs leave, and no such file below it can be read")
     storage.ensure_writable(folder)
     from pvera.plots import paper
     from pvera.report import page  # the libraries take a second to import
 
-    text, panels = page.render_page(files, folder, with_reported=options.with_reported)
+    text, panels, errors = page.render_page(files, folder, with_reported=options.with_reported)
+    command.warn(errors)
     taken: set[str] = set()
     for key, panel in tqdm(panels, desc="figures", unit="figure", disable=None, leave=False):
         paper.save(panel, folder / "figures" / _stem(key, taken))

@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pvera.errors import UserError
 from pvera.evaluators import evaluators
 from pvera.evaluators.base import Evaluator, Grid, Report, about
 from pvera.plots.charts import Panel
+from pvera.rows import store
 
 
 @dataclass(frozen=True)
@@ -30,18 +32,19 @@ class Evaluation:
     runs: list[EvaluatedRun]
 
 
-def evaluations(folder: Path) -> list[Evaluation]:
-    """Every evaluator's reports below a folder, in the order of their paths; evaluators without reports are left out.
+def evaluations(folder: Path) -> tuple[list[Evaluation], list[str]]:
+    """Every evaluator's reports below a folder, in the order of their paths, and the errors of files that are none.
 
-    Raises UserError for a file that is not a report of its evaluator.
+    Evaluators without reports are left out.
     """
-    shown = []
+    shown, errors = [], []
     for name, evaluator in evaluators().items():
-        reports = [_read(path, evaluator) for path in sorted(folder.rglob(f"{name}-*.json"))]
-        if reports:
+        by_file, unread = store.read_below(folder, f"{name}-*.json", partial(_read, evaluator=evaluator))
+        errors += unread
+        if reports := list(by_file.values()):
             tables = {title: grid for title, grid in evaluator.tables(reports).items() if len(grid) > 1}
             shown.append(Evaluation(name, evaluator.title, tables, [_run(evaluator, report) for report in reports]))
-    return shown
+    return shown, errors
 
 
 def _read(path: Path, evaluator: Evaluator) -> Report:

@@ -45,6 +45,8 @@ class GroupSection:
     """What is not shown for lack of data, and how to get it."""
     provenance: list[tuple[str, list[str]]]
     runs: Grid
+    errors: list[str]
+    """Of files next to rows that cannot be read."""
 
 
 def group_sections(files: dict[Path, Row], folder: Path) -> list[GroupSection]:
@@ -63,19 +65,21 @@ def _section(group: Group, files: dict[Path, Row], folder: Path, colours: dict[s
     sections = [section.section(group, metric) for metric in metrics[: None if several else 1]]
     shown = {id(row) for row in group.shown}
     shown_files = [(path, row) for path, row in files.items() if id(row) in shown]
+    reliability, unread = reliability_panel(shown_files, colours)
+    curves, unread_logs = training_curves(shown_files, colours)
     by_heading: dict[str, Sequence[Panel | None]] = {
         "Trade-offs": [trade_offs(group, colours)],
         "Task by task": [differences(of_metric) for of_metric in measured if several],
         "Ablations": ablations(group),
-        "Reliability": [reliability_panel(shown_files, colours)],
-        "Training curves": training_curves(shown_files, colours),
+        "Reliability": [reliability],
+        "Training curves": curves,
     }
     panels = {name: [panel for panel in some if panel] for name, some in by_heading.items()}
     reasons = {
         "Trade-offs": "No chart of trade-offs: it needs two adapters with a task in common.",
         "Task by task": f"No differences to {statistics.REFERENCE}: it was not run on the tasks of the others." if several else "",
-        "Reliability": "No reliability diagrams: there are no test probabilities (.npz) beside the rows; they are not committed.",
-        "Training curves": "No training curves: there are no logs of epochs (.csv) beside the rows; logger=csv keeps them.",
+        "Reliability": "No reliability diagrams: there are no test probabilities (.npz) next to the rows; they are not committed.",
+        "Training curves": "No training curves: there are no logs of epochs (.csv) next to the rows; logger=csv keeps them.",
     }
     facts = group.facts
     return GroupSection(
@@ -90,6 +94,7 @@ def _section(group: Group, files: dict[Path, Row], folder: Path, colours: dict[s
         [reason for name, reason in reasons.items() if reason and not panels[name]],
         _provenance(group),
         _runs(group, files, folder),
+        unread + unread_logs,
     )
 
 

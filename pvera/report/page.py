@@ -22,8 +22,11 @@ from pvera.tables import published, render
 from pvera.tables.grouping import columns
 
 
-def render_page(files: dict[Path, Row], folder: Path, *, with_reported: bool) -> tuple[str, list[tuple[str, Panel]]]:
-    """The HTML of the page on these rows and on the reports below the folder; and its panels with charts, by the names of their files."""
+def render_page(files: dict[Path, Row], folder: Path, *, with_reported: bool) -> tuple[str, list[tuple[str, Panel]], list[str]]:
+    """The page on these rows, and on the reports of evaluators below the folder.
+
+    Returns its HTML, its panels with charts by the names of their files, and an error for each file that it had to leave out.
+    """
     environment = Environment(
         loader=PackageLoader("pvera.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -38,7 +41,7 @@ def render_page(files: dict[Path, Row], folder: Path, *, with_reported: bool) ->
         charts.append(interactive.figure(drawn))
         return len(charts) - 1
 
-    shown, evaluated = group_sections(files, folder), evaluations(folder)
+    shown, (evaluated, errors) = group_sections(files, folder), evaluations(folder)
     own = published.weights_of(files.values())
     others = published.sections(reported.read(), columns(set(TASKS), "test_acc"), own) if with_reported else []
     code = {"plotly": _plotly(), "page": _text("page.js")}
@@ -55,7 +58,8 @@ def render_page(files: dict[Path, Row], folder: Path, *, with_reported: bool) ->
     )  # fmt: skip
     panels = [(panel.key, panel) for group in shown for _, some in group.panels for panel in some]
     panels += [(f"{run.key}-{panel.key}", panel) for evaluation in evaluated for run in evaluation.runs for panel in run.panels]
-    return html, [(key, panel) for key, panel in panels if panel.charts]
+    errors = [error for group in shown for error in group.errors] + errors
+    return html, [(key, panel) for key, panel in panels if panel.charts], errors
 
 
 def _text(name: str) -> str:

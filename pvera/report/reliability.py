@@ -13,19 +13,19 @@ from pvera.rows import store
 from pvera.rows.row import Row
 
 
-def reliability_panel(files: list[tuple[Path, Row]], colours: dict[str, int]) -> Panel | None:
+def reliability_panel(files: list[tuple[Path, Row]], colours: dict[str, int]) -> tuple[Panel | None, list[str]]:
     """A diagram for each adapter, in the order of `colours`, with a line for each task over all its seeds.
 
-    None where no probabilities are kept.
+    None where no probabilities are kept. The list has an error for each file of probabilities that cannot be read.
     """
-    kept = [(path, row) for path, row in files if path.with_suffix(".npz").is_file()]
+    rows = {path: row for path, row in files if path.with_suffix(".npz").is_file()}
+    kept, errors = store.read_each(tqdm(rows, desc="test probabilities", unit="run", disable=None, leave=False), _predictions)
     if not kept:
-        return None
+        return None, errors
     predictions: dict[str, dict[str, list[tuple[np.ndarray, np.ndarray]]]] = defaultdict(lambda: defaultdict(list))
-    for path, row in tqdm(kept, desc="test probabilities", unit="run", disable=None, leave=False):
-        probabilities, labels = store.load_probabilities(path)
-        predictions[row.adapter][row.task].append((probabilities.max(axis=1), probabilities.argmax(axis=1) == labels))
-    tasks = {task: number for number, task in enumerate(dict.fromkeys(row.task for _, row in kept))}
+    for path, confidences_and_hits in kept.items():
+        predictions[rows[path].adapter][rows[path].task].append(confidences_and_hits)
+    tasks = {task: number for number, task in enumerate(dict.fromkeys(rows[path].task for path in kept))}
     diagrams = []
     for adapter in sorted(predictions, key=colours.__getitem__):
         bins = {
@@ -37,4 +37,10 @@ def reliability_panel(files: list[tuple[Path, Row]], colours: dict[str, int]) ->
         alt = f"Reliability diagram of {adapter}: accuracy against confidence. Expected calibration error: {named}."
         diagrams.append(charts.reliability(adapter, bins, alt, tasks))
     note = f"Accuracy in {BINS} bins of confidence, over all seeds. On the grey line, the two are equal."
-    return Panel("reliability", "Reliability", diagrams, note)
+    return Panel("reliability", "Reliability", diagrams, note), errors
+
+
+def _predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The confidence of each prediction of the row at `path`, and whether it is correct."""
+    probabilities, labels = store.load_probabilities(path)
+    return probabilities.max(axis=1), probabilities.argmax(axis=1) == labels

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pvera.loggers import csv as log
 from pvera.plots.charts import Chart, Panel, Series
+from pvera.rows import store
 from pvera.rows.row import Row
 
 CURVES = {
@@ -20,17 +21,21 @@ Logs = list[tuple[Row, list[dict[str, str]]]]
 """Rows with the lines of the chosen grid point, one for each epoch."""
 
 
-def training_curves(files: list[tuple[Path, Row]], colours: dict[str, int]) -> list[Panel]:
-    """A panel for each task: the chosen grid point by epoch, a line for each adapter and seed."""
+def training_curves(files: list[tuple[Path, Row]], colours: dict[str, int]) -> tuple[list[Panel], list[str]]:
+    """A panel for each task: the chosen grid point by epoch, a line for each adapter and seed.
+
+    The list has an error for each log that cannot be read.
+    """
     panels = []
-    by_task = sorted(files, key=lambda item: item[1].task)
-    for task, of_task in groupby(by_task, key=lambda item: item[1].task):
-        logs = sorted(((row, log.of_chosen(path.with_suffix(".csv"), row)) for path, row in of_task),
-                      key=lambda item: (colours[item[0].adapter], item[0].seed))  # fmt: skip
+    rows = dict(files)
+    read, errors = store.read_each(rows, lambda path: log.of_chosen(path.with_suffix(".csv"), rows[path]))
+    by_task = sorted(((rows[path], lines) for path, lines in read.items()), key=lambda item: item[0].task)
+    for task, of_task in groupby(by_task, key=lambda item: item[0].task):
+        logs = sorted(of_task, key=lambda item: (colours[item[0].adapter], item[0].seed))
         charts = [_chart(name, title, logs, colours) for name, title in CURVES.items()]
         if drawn := [chart for chart in charts if chart.series]:
             panels.append(Panel(f"curves-{task}", task, drawn, folded=True))
-    return panels
+    return panels, errors
 
 
 def _chart(name: str, title: str, logs: Logs, colours: dict[str, int]) -> Chart:

@@ -1,5 +1,6 @@
 """Which code made a row: the git commit, whether files were changed, and the versions of packages."""
 
+import ast
 import hashlib
 import os
 import platform
@@ -7,6 +8,7 @@ import subprocess
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,46 @@ def uncommitted_source(path: Path, root: Path = ROOT) -> str | None:
         if is_tracked:
             return None
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@cache
+def uncommitted_code(module: str, root: Path = ROOT) -> str | None:
+    """The sha256 (hex) of the source of a module and of all that it imports of CODE, as far as no commit of the project identifies it.
+
+    None for a module whose file is tracked. The folders of PVERA_ADAPTERS are a part of CODE, of `adapters.zoo`.
+    """
+    found: dict[str, str] = {}
+    to_do = [module]
+    while to_do:
+        name = to_do.pop()
+        file = _file(name)
+        if name not in found and file and (code := uncommitted_source(file, root)):
+            found[name] = code
+            to_do += [other for other in _imports(name, file) if other.split(".")[0] in CODE]
+    if module not in found:
+        return None
+    return found[module] if len(found) == 1 else hashlib.sha256("".join(sorted(found.values())).encode()).hexdigest()
+
+
+def _imports(module: str, file: Path) -> list[str]:
+    """What a module imports, wherever in it the import stands, by dotted names. Some are names of classes and functions."""
+    names = []
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), module.rpartition(".")[0])
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return names
+
+
+def _file(module: str) -> Path | None:
+    """The file of a module; None for any other name."""
+    try:
+        spec = find_spec(module)
+    except ModuleNotFoundError:  # something in a module
+        return None
+    return Path(spec.origin) if spec and spec.origin else None
 
 
 class GitError(Exception):

@@ -10,7 +10,7 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -92,8 +92,13 @@ def read_below(folder: Path, pattern: str, reader: Callable[[Path], Record | Non
     """
     if not Path(folder).is_dir():
         raise UserError(f"no results folder at {folder}: name one that a run has written to")
+    return read_each(sorted(Path(folder).rglob(pattern)), reader)
+
+
+def read_each(paths: Iterable[Path], reader: Callable[[Path], Record | None]) -> tuple[dict[Path, Record], list[str]]:
+    """What the reader makes of each file that it can read, and its errors for the others. Files that it makes None of are left out."""
     records, errors = {}, []
-    for path in sorted(Path(folder).rglob(pattern)):
+    for path in paths:
         try:
             if (record := reader(path)) is not None:
                 records[path] = record
@@ -107,17 +112,12 @@ def scan(folder: Path) -> tuple[dict[Path, Row], list[str]]:
     return read_below(folder, PATTERN, read)
 
 
-def read_files(folder: Path) -> dict[Path, Row]:
-    """All rows below a folder by their files. Raises UserError for the first file that is no whole row, and as `read_below`."""
+def read_all(folder: Path) -> list[Row]:
+    """All rows below a folder, in the order of their paths. Raises UserError for the first that cannot be read, and as `read_below`."""
     rows, errors = scan(folder)
     if errors:
         raise UserError(errors[0])
-    return rows
-
-
-def read_all(folder: Path) -> list[Row]:
-    """All rows below a folder, in the order of their paths. Raises as `read_files`."""
-    return list(read_files(folder).values())
+    return list(rows.values())
 
 
 def save_probabilities(path: Path, probabilities: np.ndarray, labels: np.ndarray) -> None:

@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 from pvera.command import MISTAKES, explain
 from pvera.config import Run, to_runs
 from pvera.rows import failure
+from pvera.storage import ensure_writable
 from pvera.sweeps.execute import Result, execute, row_path
 from pvera.sweeps.jobs import checked, compose
 from pvera.sweeps.states import state
@@ -56,9 +57,10 @@ class Sweep(Callback):
         """Composes and checks all runs, so that a wrong value in the last one stops the sweep before the first."""
         Sweep.latest = self
         self.is_search = not is_grid(config.hydra.sweeper._target_)
-        if self.is_search:  # its runs are not known before they start
-            return
         try:
+            ensure_writable(Path(config.hydra.sweep.dir), "Hydra's folder", "set PVERA_CACHE to another")
+            if self.is_search:  # its runs are not known before they start
+                return
             for job, runs in checked(config):
                 self.runs += [(job, run) for run in runs]
             self.failed_before = failure.seen([row_path(run) for _, run in self.runs])
@@ -93,7 +95,7 @@ class Sweep(Callback):
             counts = {"done": self.ended, "without a row": lost, "skipped": self.done_before, "running": len(runs)}
             counts |= {"left": len(self.runs) - self.done_before - self.begun}
             standing = ", ".join(f"{count} {name}" for name, count in counts.items() if count or name != "without a row")
-            print(f"{standing}{self._time_left()}: {run.adapter.name} on {run.task.name}, seed {seeds}", file=sys.stderr, flush=True)
+            print(f"{standing}{self._time_left()}: {run.adapter.label} on {run.task.name}, seed {seeds}", file=sys.stderr, flush=True)
 
     def _time_left(self) -> str:
         """The mean time of the runs that ended times the number that is left; empty before the first and after the last."""
@@ -107,7 +109,12 @@ class Sweep(Callback):
         results = job_return._return_value if isinstance(job_return._return_value, list) else []
         if any(not result.path.exists() for result in results):
             self.claimed.append(list(job_return.overrides or []))
-        self._print([result for result in results if result.new])
+        self._print_here(results)
+
+    def _print_here(self, results: list[Result]) -> None:
+        """Prints the new results of a job of this process, unless the watcher does, as for all that a launcher started."""
+        if self.watcher is None:
+            self._print([result for result in results if result.new])
 
     def _print(self, new: list[Result]) -> None:
         if self.is_search and new:
@@ -123,8 +130,7 @@ class Sweep(Callback):
         """Waits for the runs of other workers, and does those that these workers give up."""
         for job in self.claimed:
             try:
-                results = execute(compose(config, job), failed_before=self.failed_before)
-                self._print([result for result in results if result.new])
+                self._print_here(execute(compose(config, job), failed_before=self.failed_before))
             except MISTAKES as error:
                 print(f"pvera: {explain(error)}", file=sys.stderr)
         if not self.is_search:

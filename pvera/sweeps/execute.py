@@ -51,7 +51,7 @@ class Results(list[Result]):
 def row_path(run: Run) -> Path:
     """The path of this run's row, whether it is there or not."""
     digest = digests.digest(run.settings())
-    return digests.path(Path(run.results), run.backbone.name, run.adapter.name, run.task.name, run.seed, digest)
+    return digests.path(Path(run.results), run.backbone.name, run.adapter.label, run.task.name, run.seed, digest)
 
 
 def execute(runs: list[Run], *, wait: bool = True, failed_before: dict[Path, bytes] | None = None) -> list[Result]:

@@ -78,7 +78,7 @@ def estimate(runs: list[Run], costs: Costs, so_far: dict[str, tuple[float, float
     """The forecast for a pack of runs, none of which is done."""
     run, images = runs[0], sizes(runs[0])
     epochs = run.trainer.epochs
-    stops, best = (epochs, epochs) if run.trainer.fixed_length else so_far.get(run.adapter.name, (epochs, epochs))
+    stops, best = (epochs, epochs) if run.trainer.fixed_length else so_far.get(run.adapter.label, (epochs, epochs))
     disk = len(runs) * (ROW_BYTES + 4 * costs.parameters + images.get("test", 0) * (4 * run.task.classes + 8))
     most = costs.seconds(runs, epochs, epochs, images)
     likely = costs.seconds(runs, min(stops, epochs), min(run.trainer.retraining(best), epochs), images)
@@ -115,7 +115,8 @@ def describe(packs: list[list[Run]]) -> list[str]:
     total, open_runs, folder = sum(map(len, packs)), sum(map(len, left)), Path(packs[0][0].results)
     lines = [f"{total} runs in {len(packs)} packs: {total - open_runs} done, {open_runs} to do in {len(to_do)} packs"]
     costs = measured(to_do)
-    so_far = epochs_so_far(store.read_all(folder)) if folder.is_dir() else {}
+    rows, unread = store.scan(folder) if folder.is_dir() else ({}, [])
+    so_far = epochs_so_far(rows.values())
     by_task: dict[str, Part] = defaultdict(Part)
     images: dict[Path, int] = {}
     for runs, missing in zip(packs, left, strict=True):
@@ -129,7 +130,7 @@ def describe(packs: list[list[Run]]) -> list[str]:
 
         lines += ["", f"A few steps of each kind of run, on {resources.describe(resources.device(packs[0][0].device))}:"]
         cells = [
-            [run.adapter.name, run.image_size, cost.pack, f"{1000 * cost.train:.2f}", f"{1000 * (cost.frozen + cost.evaluate):.2f}",
+            [run.adapter.label, run.image_size, cost.pack, f"{1000 * cost.train:.2f}", f"{1000 * (cost.frozen + cost.evaluate):.2f}",
              f"{cost.memory >> 20}"]
             for run, cost in costs.values()
         ]  # fmt: skip
@@ -150,7 +151,7 @@ def describe(packs: list[list[Run]]) -> list[str]:
     if costs:
         peak = max(cost.memory for _, cost in costs.values()) / 2**20
         lines.append(f"Memory: {peak:.0f} MiB at the peak, plus the images that are in use.")
-    return lines
+    return lines + [f"Not read: {error}" for error in unread]
 
 
 def _hours(seconds: float) -> str:

@@ -59,7 +59,7 @@ def table(packs: list[list[Run]]) -> list[str]:
     states = [state(run) for run in runs]
     grid = [["task", "adapter", "backbone", "run", "state", "details"]]
     grid += [
-        [run.task.name, run.adapter.name, run.backbone.name, row_path(run).stem, now.kind, " ".join(now.details.split())]
+        [run.task.name, run.adapter.label, run.backbone.name, row_path(run).stem, now.kind, " ".join(now.details.split())]
         for run, now in zip(runs, states, strict=True)
     ]
     counts = Counter(now.kind for now in states)

@@ -15,6 +15,7 @@ from pvera import storage
 from pvera.errors import UserError
 from pvera.loggers import csv as log
 from pvera.metrics.table import METRICS, VALIDATION_ACCURACY
+from pvera.rows import store
 from pvera.rows.row import Row
 from pvera.tables.grouping import Group, config_of, group_rows
 from pvera.tables.render import Cell
@@ -110,45 +111,66 @@ def settings(row: Row) -> dict[str, Any]:
 
 
 def results_of_row(row: Row) -> dict[str, float]:
-    """Validation accuracy and test metrics by label, in their units."""
+    """Validation loss, validation accuracy and test metrics by label, in their units."""
+    validation = {"validation loss (nats)": row.val_loss, VALIDATION_ACCURACY.title: VALIDATION_ACCURACY.factor * row.val_acc}
     test = {f"test {metric.title}": metric.factor * row.test[name] for name, metric in METRICS.items() if name in row.test}
-    return {VALIDATION_ACCURACY.title: VALIDATION_ACCURACY.factor * row.val_acc} | test
+    return validation | test
 
 
-def results_of_files(path: Path, row: Row, score: str) -> tuple[dict[str, float], list[float]]:
-    """Results in the files next to a row, by label: values of the epoch that was kept, and of OOD reports; and the validation losses."""
+def results_of_files(path: Path, row: Row, score: str) -> tuple[dict[str, float], list[float], list[str]]:
+    """Results in the files next to a row, by label: values of the epoch that was kept, and of OOD reports; and the validation losses.
+
+    The last list has an error for each of these files that cannot be read.
+    """
+    logs, errors = store.read_each([path.with_suffix(".csv")], lambda file: _of_log(file, row))
+    reports, unread = store.read_each(sorted(path.parent.glob(f"ood-{path.stem}-*.json")), lambda file: _of_report(file, score))
+    [(results, losses)] = logs.values() or [({}, [])]
+    for report in reports.values():
+        results |= report
+    return results, losses, errors + unread
+
+
+def _of_log(file: Path, row: Row) -> tuple[dict[str, float], list[float]]:
     results: dict[str, float] = {}
-    csv_file = path.with_suffix(".csv")
-    lines = [line for line in log.of_chosen(csv_file, row) if line.get("val_loss")]
+    lines = [line for line in log.of_chosen(file, row) if line.get("val_loss")]
     try:
         losses = [float(line["val_loss"]) for line in lines]
         for line in lines:
             if int(line["epoch"]) == row.best_epoch:
                 results |= {label: float(line[name]) for label, name in EPOCH_VALUES.items() if line.get(name)}
     except ValueError as error:
-        raise UserError(f"{csv_file} is not a log of epochs: {error}") from None
-    for file in sorted(path.parent.glob(f"ood-{path.stem}-*.json")):
-        report = storage.read_object(file, "report of pvera.ood") or {}
-        try:
-            if score in report["scores"]:
-                results[f"AUROC of {score}, {report['foreign']}"] = float(report["scores"][score]["auroc"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file} is not a report of pvera.ood: {' '.join(str(error).split())}") from None
+        raise UserError(f"{file} is not a log of epochs: {error}") from None
     return results, losses
 
 
-def ablations(files: dict[Path, Row], score: str) -> list[Ablation]:
-    """The ablation of each task and group of rows. `score` names the score of OOD reports that is shown."""
-    paths = {id(row): path for path, row in files.items()}
+def _of_report(file: Path, score: str) -> dict[str, float]:
+    report = storage.read_object(file, "report of pvera.ood") or {}
+    try:
+        known = score in report["scores"]
+        return {f"AUROC of {score}, {report['foreign']}": float(report["scores"][score]["auroc"])} if known else {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is not a report of pvera.ood: {' '.join(str(error).split())}") from None
+
+
+def ablations(files: dict[Path, Row], score: str) -> tuple[list[Ablation], list[str]]:
+    """The ablation of each task and group of rows, and the errors of files next to the rows that cannot be read.
+
+    `score` names the score of OOD reports that is shown.
+    """
+    beside, errors = {}, []
+    for path, row in files.items():
+        results, losses, unread = results_of_files(path, row, score)
+        beside[id(row)] = results, losses
+        errors += unread
     return [
-        Ablation(group, _settings(group.rows, paths, score))
+        Ablation(group, _settings(group.rows, beside))
         for task in sorted({row.task for row in files.values()})
         for group in group_rows(row for row in files.values() if row.task == task)
-    ]
+    ], errors
 
 
-def _settings(rows: list[Row], paths: dict[int, Path], score: str) -> list[Setting]:
-    """The settings of the rows of one group and task, in the order of their values."""
+def _settings(rows: list[Row], beside: dict[int, tuple[dict[str, float], list[float]]]) -> list[Setting]:
+    """The settings of the rows of one group and task, in the order of their values. `beside` has the results of files by the row's id."""
     names, by_values = varied(rows), defaultdict(list)
     for row in rows:
         values = settings(row)
@@ -158,7 +180,7 @@ def _settings(rows: list[Row], paths: dict[int, Path], score: str) -> list[Setti
         results: dict[str, list[float]] = defaultdict(list)
         curves = []
         for row in sorted(members, key=lambda row: row.seed):
-            of_files, losses = results_of_files(paths[id(row)], row, score)
+            of_files, losses = beside[id(row)]
             for label, value in (results_of_row(row) | of_files).items():
                 results[label].append(value)
             curves.append(losses)

@@ -134,7 +134,14 @@ def settings(row: Row) -> dict[str, str]:
 
 def config_of(row: Row) -> dict[str, Any]:
     """The settings of a row, flat: `trainer.epochs` and its value. Fields that were added later have their defaults."""
-    return _later_defaults(row.adapter, row.source) | dict(_flat(row.config))
+    own = dict(_flat(row.config))
+    return _later_defaults(own.get("adapter.name", row.adapter), row.source) | own
+
+
+def differing(rows: Iterable[Row]) -> set[str]:
+    """The names of the settings in which rows differ. Their images differ where `source.fingerprint` does."""
+    values = [config_of(row) for row in rows]
+    return {name for name in set().union(*values) if len({json.dumps(of.get(name)) for of in values}) > 1}
 
 
 @cache

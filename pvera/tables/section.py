@@ -3,7 +3,7 @@
 Each group of rows (grouping.GROUP_BY) has a table of its own. Other differences between runs of one task are named in the caption.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
@@ -12,7 +12,7 @@ from data.tasks import TASKS
 from pvera.errors import UserError
 from pvera.metrics.table import quantities
 from pvera.rows.row import Row
-from pvera.tables.grouping import Group, brief, by_seed, columns, group_rows, settings
+from pvera.tables.grouping import Group, brief, by_seed, columns, differing, group_rows, settings
 from pvera.tables.render import Cell, Line, Section
 
 
@@ -72,9 +72,12 @@ def _caption(group: Group, quantity: str, counts: set[int]) -> list[str]:
             sentences.append("None of these tasks is one of the 19 of VTAB-1k, nor part of its averages.")
         elif missing := [task for task in TASKS if task not in tasks]:
             sentences.append(f"Not run, so no average that includes them: {', '.join(missing)}.")
-    runs_of = Counter((adapter, task, seed) for adapter, task, seed, _ in {(r.adapter, r.task, r.seed, r.digest) for r in group.rows})
-    if several := sum(number > 1 for number in runs_of.values()):
-        sentences.append(f"Several runs of one adapter, task and seed ({several} times): the one with the lowest validation loss is shown.")
+    if several := _competing(group.rows):
+        names = ", ".join(sorted(set[str]().union(*several)))
+        sentences.append(
+            f"Several runs of one adapter, task and seed ({len(several)} times; they differ in {names}): "
+            "the one with the lowest validation loss is shown."
+        )
     if differing := _differences(rows):
         sentences.append(f"Runs of one task differ in {'; '.join(differing)}.")
     return [*sentences, *(f"{phrase}." for phrase in without_commit(rows, "runs"))]
@@ -89,6 +92,14 @@ def without_commit(rows: list[Row], noun: str) -> list[str]:
     return [f"{count} of {len(rows)} {noun} were made by {code}" for code, count in counts.items() if count]
 
 
+def _competing(rows: list[Row]) -> list[set[str]]:
+    """For each adapter, task and seed with several runs, the settings in which these differ (`source.fingerprint`: in the images)."""
+    runs: dict[tuple[str, str, int], dict[str, Row]] = defaultdict(dict)
+    for row in rows:
+        runs[row.adapter, row.task, row.seed][row.digest] = row
+    return [differing(of_one.values()) for of_one in runs.values() if len(of_one) > 1]
+
+
 def _differences(rows: list[Row]) -> list[str]:
     """Settings and data, other than the adapter's own settings, that differ between runs of one task: `name (values)`."""
     values: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -96,11 +107,11 @@ def _differences(rows: list[Row]) -> list[str]:
         for name, value in settings(row).items():
             if name.split(".")[0] not in ("adapter", "seed"):
                 values[row.task, name].add(value)
-    differing: dict[str, set[str]] = defaultdict(set)
+    different: dict[str, set[str]] = defaultdict(set)
     for (_, name), texts in values.items():
         if len(texts) > 1:
-            differing[name] |= {brief(text) for text in texts}
-    return [f"{name} ({', '.join(sorted(texts))})" for name, texts in sorted(differing.items())]
+            different[name] |= {brief(text) for text in texts}
+    return [f"{name} ({', '.join(sorted(texts))})" for name, texts in sorted(different.items())]
 
 
 def admit(rows: Iterable[Row], folder: Path, *, allow_limited: bool, allow_dirty: bool) -> None:

@@ -45,8 +45,8 @@ class Packing:
     """None: as many as fit into memory."""
 
     def choose(self, learners: list[Learner], data: Data, losses: Losses) -> None:
-        """Sets the size from the free memory, unless it is set."""
-        self.size = self.size or fitting(learners, data, losses)
+        """Sets the size from the free memory, unless it is set. Models with backbones of their own have no pass to share."""
+        self.size = 1 if learners[0].adapter.whole else self.size or fitting(learners, data, losses)
 
     def passes(self, learners: list[Learner]) -> Iterator[list[Learner]]:
         """Splits the learners into passes of one epoch each.

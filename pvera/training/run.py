@@ -141,7 +141,7 @@ class RunInTraining:
         adapter_params, head_params = count(chosen.model)
         return Row(
             schema_version=SCHEMA_VERSION, config=settings, digest=self.digest, experiment=run.name,
-            task=run.task.name, group=run.task.group, adapter=run.adapter.name,
+            task=run.task.name, group=run.task.group, adapter=run.adapter.label,
             backbone=run.backbone.name, backbone_description=run.backbone.description,
             source=run.source.name, protocol=run.protocol.name, seed=run.seed, image_size=run.image_size, precision=run.precision,
             adapter_params=adapter_params, head_params=head_params,
@@ -160,7 +160,7 @@ def watched(run: Run, path: Path) -> Watched:
     """The run as its loggers know it."""
     settings = run.settings()
     return Watched(
-        run.name, run.adapter.name, run.task.name, run.task.group, run.backbone.name, run.protocol.name, run.seed, settings,
+        run.name, run.adapter.label, run.task.name, run.task.group, run.backbone.name, run.protocol.name, run.seed, settings,
         digests.digest(settings), path, Path(run.results), [label(point) for point, _ in run.adapter.points()],
     )  # fmt: skip
 
@@ -169,6 +169,6 @@ def failure_of(run: Run, reason: str, epoch: int | None = None, step: int | None
     """The record of a run's failure now, in an epoch and at a step (both from 1) if they are known."""
     settings = run.settings()
     return Failure(
-        1, digests.digest(settings), settings, run.name, run.task.name, run.adapter.name, run.backbone.name, run.seed,
+        1, digests.digest(settings), settings, run.name, run.task.name, run.adapter.label, run.backbone.name, run.seed,
         reason, epoch, step, datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip

@@ -33,13 +33,13 @@ def segment(run: Run, data: str) -> tuple[Path, dict[str, Any]]:
     checksum = hashlib.sha256(b"".join(array.tobytes() for pairs in splits.values() for array in (pairs.images, pairs.masks)))
     settings = {key: value for key, value in run.settings().items() if key not in ("task", "source")} | {"data": checksum.hexdigest()}
     digest, name = digests.digest(settings), local(data).name
-    path = Path(run.results) / run.backbone.name / run.adapter.name / name / f"segment-seed={run.seed}-{digest[:8]}.json"
+    path = Path(run.results) / run.backbone.name / run.adapter.label / name / f"segment-seed={run.seed}-{digest[:8]}.json"
     if path.exists():
         return path, _read(path)
-    adapter, title = run.adapter.points()[0][1], f"{run.adapter.name} {name} seed {run.seed}"
+    adapter, title = run.adapter.points()[0][1], f"{run.adapter.label} {name} seed {run.seed}"
     tested = train_and_test(run, adapter, backbone, splits, loaded.classes, title)
     row = {
-        "config": settings, "digest": digest, "adapter": run.adapter.name, "backbone": run.backbone.name, "data": name, "seed": run.seed,
+        "config": settings, "digest": digest, "adapter": run.adapter.label, "backbone": run.backbone.name, "data": name, "seed": run.seed,
         "classes": loaded.classes, "warnings": loaded.warnings, **{f"n_{split}": len(pairs.images) for split, pairs in splits.items()},
         **tested, **provenance.provenance(),
     }  # fmt: skip
@@ -52,7 +52,7 @@ def check(run: Run) -> None:
     points = run.adapter.points()
     if len(points) > 1:
         searched = ", ".join(f"adapter.{key}" for key in points[0][0])
-        raise UserError(f"segmentation trains one point, and the grid of {run.adapter.name} has {len(points)}: set {searched}")
+        raise UserError(f"segmentation trains one point, and the grid of {run.adapter.label} has {len(points)}: set {searched}")
     if run.protocol.double_softmax:
         raise UserError("segmentation has no double softmax: take protocol=corrected")
     if run.adapter.checkpoint:

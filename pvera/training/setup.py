@@ -18,7 +18,7 @@ from pvera.training.learner import Learner
 def frozen_backbone(run: Run, device: torch.device) -> nn.Module:
     """The run's backbone, ready for edits: on the device and in the run's precision."""
     backbone = class_token_only(run.backbone.create(run.image_size), run.adapter).to(device)
-    return hold_in_bf16(backbone) if run.precision == "bf16" else backbone
+    return hold_in_bf16(backbone) if run.precision == "bf16" and not run.adapter.whole else backbone
 
 
 def learner(run: Run, adapter: Adapter, backbone: nn.Module, epochs: int | None = None) -> Learner:

@@ -54,7 +54,7 @@ def restore(learner: Learner, state: State) -> None:
     with torch.no_grad():
         for name, parameter in trainable(learner.model):
             parameter.copy_(by_kind["weight"][name])
-            if "step" in by_kind:
+            if name in by_kind["step"]:  # not before the first step, nor for a parameter that has no gradient
                 moments = {kind: by_kind[kind][name] for kind in ("step", "exp_avg", "exp_avg_sq")}
                 learner.optimizer.state[parameter] = {kind: value.to(parameter.device, copy=True) for kind, value in moments.items()}
     learner.kept_state = {name: value.to(learner.model.mean.device) for name, value in by_kind["kept"].items()}

@@ -47,7 +47,7 @@ def train_and_test(pack: list[tuple[Run, Path]]) -> None:
         with Progress(runs, Packing(run.pack), resources.describe(device, compiled=compiled)) as progress:
             progress.load()
             packing, keep = progress.packing, progress.keep
-            title = f"{run.adapter.name} {run.task.name} seed {','.join(str(member.run.seed) for member in runs)}"
+            title = f"{run.adapter.label} {run.task.name} seed {','.join(str(member.run.seed) for member in runs)}"
             groups = [member.learners for member in runs]
             fit(groups, data["train800"], data["val200"], packing=packing, title=title, keep=keep,
                 report=lambda learner, values: owner[learner].report(learner, values))  # fmt: skip

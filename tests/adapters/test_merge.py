@@ -36,7 +36,7 @@ def test_merged_logits_after_training(new):
     with merged(model) as plain:
         assert not [m for m in plain.modules() if isinstance(m, Adapted | Edit)]
         assert kinds(plain.backbone) == kinds(vit())  # module by module what timm makes
-        assert not any(p.requires_grad for p in plain.backbone.parameters()) and not any(m.training for m in plain.modules())
+        assert any(p.requires_grad for p in plain.backbone.parameters()) == new.whole and not any(m.training for m in plain.modules())
         assert (logits(plain, IMAGES) - expected).abs().max() <= 1e-4
 
 
@@ -100,7 +100,7 @@ def test_bf16_merges_in_the_weights_own_type(new):
     expected = logits(model, IMAGES)
     with torch.autocast("cpu", torch.bfloat16), merged(model):  # the region must not make the probing coarse
         weight = model.backbone.blocks[0].attn.qkv.weight
-        assert weight.dtype == torch.bfloat16
+        assert weight.dtype == (torch.float32 if new.whole else torch.bfloat16)
         found = logits(model, IMAGES)
     assert (found - expected).norm() < 0.03 * expected.norm()
 

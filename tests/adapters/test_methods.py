@@ -65,7 +65,7 @@ def test_parameter_counts_of_vit_b16(vit_b16, key):
 
 def test_the_page_of_the_methods_is_that_of_the_code():
     page = methods.PAGE.read_text(encoding="utf-8")
-    assert page == methods.page_with_table(page), "docs/methods.md is stale: run python -m tests.helpers.methods"
+    assert page == methods.page_with_tables(page), "docs/methods.md is stale: run python -m tests.helpers.methods"
 
 
 # formulas
@@ -263,6 +263,17 @@ def test_pissa_starts_at_the_best_approximation():
         weight = vit().blocks[0].mlp.fc1.weight
         rest = weight - new.factor * (edit.A @ edit.B).T
         torch.testing.assert_close(torch.linalg.svdvals(rest)[: WIDTH - 8], torch.linalg.svdvals(weight)[8:], rtol=1e-4, atol=1e-5)
+
+
+def test_pissa_decomposes_a_weight_once_for_all_models_on_a_backbone(monkeypatch):
+    backbone, calls, svd = vit(), [], torch.linalg.svd
+    monkeypatch.setattr(torch.linalg, "svd", lambda *args, **kwargs: calls.append(1) or svd(*args, **kwargs))
+    models = [inject(backbone, adapter("pissa", rank=rank), seed) for rank, seed in ((8, 0), (8, 1), (4, 0))]
+    assert len(calls) == 2 * DEPTH
+    inject(vit(1), adapter("pissa"), 0)
+    assert len(calls) == 4 * DEPTH
+    first, second, _ = (edits_of(model, "v")[0] for model in models)
+    assert torch.equal(first.A, second.A) and first.A.data_ptr() != second.A.data_ptr()
 
 
 @torch.no_grad()

@@ -56,8 +56,8 @@ def test_different_images_are_no_copies(root, capsys):
 
 
 def test_copies_are_counted_and_told_once(root, capsys):
-    copy(root, "val200/1.png", "test/3.png")
-    copy(root, "train800/1.png", "test/0.png")
+    copy(root, "val200/1.png", "test/1.png")
+    copy(root, "train800/0.png", "test/0.png")
     for _ in range(2):
         folder(root).check(TASK)
     assert folder(root).copies(TASK) == {"val200": 0, "test": 2}
@@ -72,13 +72,22 @@ def test_copies_between_train_and_validation_are_counted(root, capsys):
     assert folder(root).copies(TASK) == {"val200": 1, "test": 0} and "1 of 2 in val200" in capsys.readouterr().err
 
 
+def test_an_image_with_two_labels_is_told_within_a_split_and_between_splits(root, capsys):
+    for source, target in (("test/0.png", "test/1.png"), ("test/0.png", "test/4.png"), ("val200/0.png", "test/3.png")):
+        copy(root, source, target)
+    folder(root).check(TASK)
+    assert "dtd lists the same image (by its bytes) with different labels: 2 such images\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("copied", "both", "message"),
     [
         ({"val200/0.png": "train800/0.png", "val200/1.png": "train800/3.png"},
          {"both/0.png": "train800/0.png", "both/1.png": "train800/3.png"},
-         "one of val200 and train800 is wholly contained in the other"),
-        ({f"test/{n}.png": f"both/{n}.png" for n in range(5)}, {}, "one of test and train1000 is wholly contained in the other"),
+         "val200 is wholly contained in train800"),
+        ({f"test/{n}.png": f"both/{n}.png" for n in range(5)}, {}, "test is wholly contained in train800 and val200"),
+        ({f"test/{n}.png": f"train800/{n}.png" for n in range(4)}, {}, "train800 is wholly contained in test"),
+        ({f"test/{n}.png": f"val200/{n}.png" for n in range(2)}, {}, "val200 is wholly contained in test"),
     ],
 )  # fmt: skip
 def test_a_split_that_recurs_whole_is_refused(root, copied, both, message):
@@ -130,5 +139,5 @@ def test_splits_of_masks_are_compared_too(tmp_path):
     assert warning == f"{tmp_path} has images that are byte copies of training or validation images: 1 of 3 in test"
     for image in range(3):
         (tmp_path / "val" / "images" / f"{image}.png").write_bytes((tmp_path / "train" / "images" / f"{image}.png").read_bytes())
-    with pytest.raises(DataError, match="one of val and train is wholly contained in the other"):
+    with pytest.raises(DataError, match="val is wholly contained in train"):
         segmentation.load(str(tmp_path), 4)

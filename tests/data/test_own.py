@@ -206,7 +206,7 @@ def damaged(folder: Path, what: str) -> None:
         ("case", "has the classes Dog and dog, which differ in case alone: rename one, or put them together"),
         ("case in test", "has the classes DOG and dog, which differ in case alone"),
         ("no classes", "has no sub-folders of classes, and .* no train.txt: docs/own_images.md shows the layouts"),
-        ("all the same", "one of test and train1000 is wholly contained in the other, image by image"),
+        ("all the same", "test is wholly contained in train800 and val200, image by image"),
     ],
 )
 def test_wrong_folders_are_one_line(tmp_path, what, message):
@@ -242,7 +242,7 @@ def test_what_is_not_read_is_a_warning(tmp_path, capsys):
     assert [line.removeprefix(f"data: warning: {tmp_path}") for line in capsys.readouterr().err.splitlines()] == [
         " has folders beside train, val, test that are not read: extra",
         "/train has 1 images outside its class folders, which are not read, the first is loose.png",
-        "/train/cat has 1 files that are no images, which are not read, the first is Thumbs.db",
+        "/train/cat has 1 files of no known image format, which are not read, the first is Thumbs.db",
         " has no test image of 1 of 2 classes, the first is dog",
     ]
 

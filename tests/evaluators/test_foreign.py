@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.errors import UnreadableImages
 from pvera.errors import UserError
 from pvera.evaluators.foreign import OODImages, parse, parse_all
 
@@ -57,6 +58,14 @@ def test_jfif_is_read_and_other_files_are_named(tmp_path, capsys):
 def test_a_limit_is_a_whole_number(value):
     with pytest.raises(UserError, match="limit must be a whole number above 0"):
         parse(f"task=dtd limit={value}")
+
+
+def test_all_broken_images_are_in_one_report(tmp_path):
+    Image.new("RGB", (9, 9)).save(tmp_path / "whole.png")
+    for number in range(7):
+        (tmp_path / f"{number}.png").write_bytes(b"no image")
+    with pytest.raises(UnreadableImages, match=r"^7 images cannot be used: .*/0\.png .*/4\.png .*; and 2 more$"):
+        OODImages(folder=str(tmp_path)).load(RUN, None)
 
 
 def test_two_sets_of_one_name_are_refused():

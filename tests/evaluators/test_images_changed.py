@@ -81,12 +81,19 @@ def test_the_run_is_trained_anew_and_the_earlier_row_is_named(make, tmp_path, ca
     assert "have changed since" not in capsys.readouterr().err  # a row of other settings is no reason
 
 
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("command", [evaluate, uncertainty, ood], ids=lambda module: module.__name__.split(".")[-1])
+SHORT = ["--images", "8", "--samples", "2"]
+FOREIGN = ["--ood", "task=extra/digits source=offline", "--bootstrap", "0"]
+COMMANDS = {evaluate: [], uncertainty: [*SHORT, "--curve", "0"], ood: [*SHORT, *FOREIGN]}
+
+
+@pytest.mark.parametrize(
+    ("command", "change"),
+    [*((evaluate, change) for change in CHANGES), (uncertainty, "pixels"), (ood, "pixels")],
+    ids=lambda value: value if isinstance(value, str) else value.__name__.split(".")[-1],
+)
 def test_a_report_on_a_row_of_other_images_names_it(make, tmp_path, capsys, change, command):
     [first] = execute(make())
-    more = ["--ood", "task=extra/digits source=offline"] if command is ood else []
-    words = [str(first.path), *more, *([] if command is evaluate else ["--out", str(tmp_path / "out")])]
+    words = [str(first.path), *COMMANDS[command], *([] if command is evaluate else ["--out", str(tmp_path / "out")])]
     assert command.main(words) == 0
     assert "no longer those of" not in capsys.readouterr().err
     CHANGES[change](tmp_path / "data")

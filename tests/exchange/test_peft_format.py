@@ -6,15 +6,18 @@ from functools import cache
 
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, PveraConfig, VeraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, OFTConfig, PveraConfig, VeraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from scipy import stats
 from torch import nn
 
+from adapters import methods
 from adapters.errors import AdapterError
 from adapters.injection import edits, sampling
 from pvera.errors import MISTAKES, UserError
+from pvera.exchange.methods import METHODS
 from pvera.exchange.read import adopt, read
+from pvera.exchange.write import lacks
 from pvera.models.classifier import Classifier
 from tests.helpers.dinov2 import (
     classifier,
@@ -47,6 +50,7 @@ OUT = {
     "dora": adapter("dora"),
     "dora-all": adapter("dora", targets=ALL),
     "ia3": adapter("ia3"),
+    "oft": adapter("oft", block_size=8, targets=["q", "v", "fc2"], layers=[1]),
 }
 #: Methods whose update PEFT holds as a LoRA.
 AS_LORA = {
@@ -74,6 +78,8 @@ IN = {
     "lora-dropout": ("lora", LoraConfig(r=4, target_modules=QV, lora_dropout=0.1)),
     "lora-gaussian": ("lora", LoraConfig(r=4, target_modules=QV, init_lora_weights="gaussian")),
     "lora-orthogonal": ("lora", LoraConfig(r=4, target_modules=QV, init_lora_weights="orthogonal")),
+    "rslora": ("rslora", LoraConfig(r=4, target_modules=QV, use_rslora=True)),
+    "oft": ("oft", OFTConfig(oft_block_size=8, target_modules=EVERY, use_cayley_neumann=False)),
     "lora-random": ("lora", LoraConfig(r=4, target_modules=QV, init_lora_weights=False)),
     "dora": ("dora", LoraConfig(r=4, target_modules=QV, use_dora=True, lora_dropout=0.2)),
     "pvera-pattern-first": ("pvera", PveraConfig(r=4, target_modules=r".*layer\.[0]\..*\.(fc1|q_proj)")),
@@ -84,6 +90,8 @@ FUSED = {
     "vera": ("vera", VeraConfig(r=4, target_modules=["qkv", "fc1"])),
     "lora": ("lora", LoraConfig(r=4, target_modules=["qkv", "attn.proj"])),
     "dora": ("dora", LoraConfig(r=4, target_modules=["qkv"], use_dora=True)),
+    "rslora": ("rslora", LoraConfig(r=4, target_modules=["qkv"], use_rslora=True)),
+    "oft": ("oft", OFTConfig(oft_block_size=8, target_modules=["qkv"], use_cayley_neumann=False)),
 }
 
 
@@ -134,7 +142,7 @@ def test_out_to_dinov2_and_in_again(name, kind, make, tmp_path):
     assert_same(ours(start_from(OUT[name].name, tmp_path)), ours(model))
 
 
-@pytest.mark.parametrize("name", OUT)
+@pytest.mark.parametrize("name", [name for name in OUT if name != "oft"])
 def test_out_to_timms_fused_layer(name, tmp_path):
     model = example(name)
     export(model, tmp_path, "timm")
@@ -180,20 +188,33 @@ def test_the_checkpoint_is_as_small_as_pefts_own(tmp_path):
     [
         (adapter("adaptformer"), "PEFT has no adaptformer"),
         (adapter("bottleneck"), "PEFT has no bottleneck"),
-        (adapter("fact"), "PEFT has no fact; it has lora, dora"),
-        (
-            adapter("oft", block_size=8),
-            "oft is not written for PEFT: PEFT's OFT has one rotation for each module, ours one for each of q, k and v; --to",
-        ),
+        (adapter("fact"), "PEFT has no fact; it has lora, rslora, dora"),
         (adapter("vpt"), "vpt is not written for PEFT: PEFT's prompt tuning is for language models$"),
         (adapter("dora", released_norm=True), "no DoRA with a magnitude per input"),
     ],
-    ids=["adaptformer", "bottleneck", "fact", "oft", "vpt", "dora-released"],
+    ids=["adaptformer", "bottleneck", "fact", "vpt", "dora-released"],
 )
 def test_what_peft_has_not_is_refused(new, message, tmp_path):
     with pytest.raises(UserError, match=message):
         export(classifier(new), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_every_method_is_written_or_refused_in_one_line():
+    reasons = {name: lacks(adapter(name)) for name in methods()}
+    assert {name for name, reason in reasons.items() if not reason} == {*METHODS, "pissa"}
+    assert all(
+        reason.startswith((f"{name} is not written for PEFT: ", f"PEFT has no {name}; ")) for name, reason in reasons.items() if reason
+    )
+    assert "\n" not in "".join(filter(None, reasons.values()))
+
+
+def test_a_rotation_for_each_of_the_fused_query_key_and_value_is_refused(tmp_path):
+    with pytest.raises(
+        UserError, match="PEFT has one rotation for timm's fused query, key and value, and oft one for each: export it with"
+    ):
+        export(classifier(OUT["oft"]), tmp_path, "timm")
+    assert export(trained(adapter("oft", block_size=8, targets=["proj"])), tmp_path, "timm")
 
 
 # in
@@ -334,11 +355,15 @@ def refused(folder, name: str = "lora") -> str:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"peft_type": "LOHA"}, "peft_type must be one of IA3, LORA, PVERA, VERA, found 'LOHA'"),
+        ({"peft_type": "LOHA"}, "peft_type must be one of IA3, LORA, OFT, PVERA, VERA, found 'LOHA'"),
         ({"peft_type": None}, "found None"),
         ({"bias": "all"}, "bias='all' is out of scope here"),
         ({"layers_pattern": "layer"}, "layers_pattern='layer' is out of scope"),
-        ({"use_rslora": True}, "use_rslora=True is out of scope"),
+        ({"use_rslora": True}, "of another method: choose adapter=rslora, not lora"),
+        (
+            {"peft_type": "OFT", "use_cayley_neumann": True},
+            "OFT is read with use_cayley_neumann=False, coft=False, block_share=False alone",
+        ),
         # These initialisations change the frozen weights.
         *(({"init_lora_weights": name}, f"init_lora_weights='{name}' is out of scope") for name in ("pissa", "olora", "corda", "loftq")),
         ({"a_future_setting": 1}, "a_future_setting=1 is out of scope"),

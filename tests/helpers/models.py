@@ -107,6 +107,8 @@ def classifier(new: Adapter, backbone: nn.Module | None = None, seed: int = 0, b
 
 def new_parameters(backbone: nn.Module, new) -> int:
     """Counts on the meta device, where nothing is drawn or held."""
+    if new.whole:
+        return sum(p.numel() for p in backbone.parameters())
     with torch.device("meta"):
         sites = find_sites(backbone, new)
         shared = new.init_shared(sites, 0) if sites else None

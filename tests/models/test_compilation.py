@@ -16,7 +16,7 @@ from pvera.models import compilation
 from pvera.models.pack import pack
 from pvera.rows import store
 from tests.helpers.families import tiny
-from tests.helpers.models import CASES, EIGHT, batch, classifier, randomise, vit
+from tests.helpers.models import CASES, adapter, batch, classifier, randomise, vit
 
 #: What makes graphs as inductor does, and does with them what torch does by itself, so that no C++ has to be compiled.
 EAGER = "aot_eager"
@@ -68,12 +68,18 @@ def test_a_stream_lives_no_longer_than_its_generator():
 @pytest.mark.parametrize(
     ("name", "drop_path"),
     [
-        pytest.param(name, 0.0, marks=[] if name.endswith("corrected") and CASES[name].name in (*EIGHT, "oft", "vpt") else pytest.mark.slow)
-        for name in CASES if "linear_probe" not in name
-    ] + [("pvera-corrected", 0.4), ("lora-corrected", 0.4)],
+        pytest.param(name, 0.0, marks=[] if name in ("adaptformer-corrected", "dora-corrected", "ia3-corrected") else pytest.mark.slow)
+        for name in CASES if "linear_probe" not in name and not CASES[name].whole
+    ] + [("pvera-corrected", 0.4), pytest.param("lora-corrected", 0.4, marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_compiled_blocks_have_the_losses_and_gradients_of_plain_ones(name, drop_path, counted):
     check_compiled(CASES[name], None, counted, drop_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adaptformer", "convpass", "fact", "lora", "repadapter", "vpt"])
+def test_compiled_blocks_drop_what_plain_ones_do(name, counted):
+    check_compiled(adapter(name, dropout=0.5), None, counted)
 
 
 @pytest.mark.slow

@@ -32,23 +32,29 @@ def data(count: int = 10) -> Data:
     return Data(*models.batch(count), torch.device("cpu"))
 
 
-def pairs(cases: list[str], protocols: list[str]) -> list:
-    """Every case under every protocol. A method beside the paper's eight is slow under all but the first, which tells as much of it."""
-    return [
-        pytest.param(case, protocol, marks=[] if models.CASES[case].name in models.EIGHT or protocol == protocols[0] else pytest.mark.slow)
-        for case in cases
-        for protocol in protocols
-    ]
+#: One case of each way in which an edit is made: none, on outputs, within the MLP, by gains, by a product, by the frozen weight, with
+#: noise (and a trained prior), on whole blocks, on the tokens.
+FAST = ["linear_probe", "bottleneck", "adaptformer", "ia3", "lora", "dora", "pvera", "pvera-learned", "convpass", "vpt"]
 
 
-@pytest.mark.parametrize(("case", "name"), pairs(list(models.CASES), list(PROTOCOLS)))
+def pairs(protocols: list[str], cases: list[str]) -> list:
+    """Every case under every protocol. What is not FAST is slow, and so is all but PVeRA under all but the first protocol."""
+
+    def fast(case: str, protocol: str) -> bool:
+        return case == "pvera-corrected" or (case.removesuffix("-corrected") in FAST and protocol == protocols[0])
+
+    every = [(case, protocol) for case in cases if not models.CASES[case].whole for protocol in protocols]  # whole: they ride alone
+    return [pytest.param(*pair, marks=[] if fast(*pair) else pytest.mark.slow) for pair in every]
+
+
+@pytest.mark.parametrize(("case", "name"), pairs(list(PROTOCOLS), list(models.CASES)))
 def test_losses_and_gradients_of_twenty_steps_are_those_of_runs_alone(case, name):
     protocol = PROTOCOLS[name]
     twenty_steps(learners(case, protocol), learners(case, protocol), steps=3)  # in an epoch, the last on a short batch
 
 
 @pytest.mark.parametrize(
-    ("case", "protocol"), pairs([case for case in models.CASES if case.endswith("corrected")], ["noah", "osu", "adapter_plus"])
+    ("case", "protocol"), pairs(["osu", "noah", "adapter_plus"], [case for case in models.CASES if case.endswith("corrected")])
 )
 def test_they_are_under_the_recipes_of_the_field_too(case, protocol):
     """With their schedule (shortened to the steps that are compared), stochastic depth (raised) and smoothed labels in addition."""
@@ -67,6 +73,15 @@ def twenty_steps(together: list[Learner], alone: list[Learner], steps: int) -> N
             for (name, mine), (_, theirs) in zip(trainable(one.model), trainable(other.model), strict=True):
                 torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-5, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
         assert together[0].steps == steps
+
+
+def test_models_with_backbones_of_their_own_train_one_after_the_other():
+    together, packing = learners("full-corrected", Protocol(), count=2), Packing(2)
+    fit([together], data(), data(), packing=packing)
+    assert packing.size == 1 and not any(p is q for p, q in zip(*(one.model.parameters() for one in together), strict=True))
+    for one, alone in zip(together, learners("full-corrected", Protocol(), count=2), strict=True):
+        fit([[alone]], data(), data())
+        assert one.best_loss == alone.best_loss
 
 
 def test_grid_points_of_different_sizes_ride_together():

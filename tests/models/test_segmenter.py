@@ -5,6 +5,7 @@ import torch
 from sklearn.metrics import jaccard_score
 from timm.models.vision_transformer_sam import VisionTransformerSAM
 
+from adapters.errors import AdapterError
 from adapters.injection import edits
 from data.segmentation import IGNORED
 from data.shapes import draw
@@ -44,16 +45,24 @@ def test_logits_are_those_of_the_patches_where_the_image_is():
         torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["pvera-corrected", "lora-corrected", "ia3-corrected", "bottleneck-corrected", "linear_probe-corrected"])
-def test_sams_encoder_takes_the_same_adapters(case):
+def tiny_sam() -> VisionTransformerSAM:
     """timm's SAM encoder, tiny: windows in one block, global attention with relative positions in the other."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        sam = VisionTransformerSAM(
+        return VisionTransformerSAM(
             img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, neck_chans=0, num_classes=0, window_size=2,
             use_rel_pos=True, global_attn_indexes=(1,),
         ).requires_grad_(False).eval()  # fmt: skip
-    model, images = segmenter(models.CASES[case], sam).eval(), torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+
+
+def test_convpass_is_refused_where_there_are_windows():
+    with pytest.raises(AdapterError, match="^convpass needs a sequence of tokens, and this backbone has windows"):
+        segmenter(models.CASES["convpass-corrected"], tiny_sam())
+
+
+@pytest.mark.parametrize("case", ["pvera-corrected", "lora-corrected", "ia3-corrected", "bottleneck-corrected", "linear_probe-corrected"])
+def test_sams_encoder_takes_the_same_adapters(case):
+    model, images = segmenter(models.CASES[case], sam := tiny_sam()).eval(), torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
     with torch.no_grad():
         tokens = []
         handle = sam.blocks.register_forward_hook(lambda _, __, out: tokens.append(out))

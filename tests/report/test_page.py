@@ -15,7 +15,7 @@ import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from pvera.metrics.reliability import reliability
-from pvera.plots import interactive
+from pvera.plots import interactive, paper
 from pvera.plots.charts import HeatMap
 from pvera.report import __main__ as report
 from pvera.report import ablations, group, trade_offs, training_curves
@@ -133,10 +133,10 @@ def test_reliability_is_that_of_the_ece():
 
 def test_curves_are_of_the_chosen_point_without_a_broken_line(made):
     folder, _, _ = made
-    files = store.read_files(folder)
+    files, _ = store.scan(folder)
     [found] = [one for one in group_rows(files.values()) if one.facts["limited"]]
     shown_files = [(path, row) for path, row in files.items() if any(row is other for other in found.shown)]
-    shown = training_curves.training_curves(shown_files, {row.adapter: 0 for row in files.values()})
+    shown, _ = training_curves.training_curves(shown_files, {row.adapter: 0 for row in files.values()})
     assert [panel.title for panel in shown] == ["dtd"]
     charts = {chart.title: chart for chart in shown[0].charts}
     assert set(charts) == set(training_curves.CURVES.values()) - {"training penalty (nats)"}  # which is 0 throughout
@@ -178,24 +178,26 @@ def test_heat_map_differences_are_to_vera(made):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("seed=1.json", "{", "seed=1.json is not a readable JSON row"),
+        ("seed=1.json", "", "seed=1.json is not a readable JSON row"),
+        ("seed=1.json", json.dumps(vars(demo_rows()[0]))[:-9], "seed=1.json is not a readable JSON row"),
         ("uncertainty-x.json", "{", "uncertainty-x.json is not a readable report"),
         ("uncertainty-x.json", "[]", "uncertainty-x.json is not a whole report of uncertainty (TypeError"),
         ("uncertainty-x.json", json.dumps(uncertainty_report(mean={})), "uncertainty-x.json is not a whole report of uncertainty"),
         ("ood-x.json", json.dumps(ood_report(scores={"energy": {}})), "ood-x.json is not a whole report of ood"),
-        ("probabilities", b"no zip", "does not hold the arrays probabilities and labels"),
+        (".npz", b"no zip", "does not hold the arrays probabilities and labels"),
+        (".csv", b"epoch,point\n1,\xff\n", "is not a log of epochs"),
     ],
 )
-def test_a_broken_file_is_one_line_and_no_page(tmp_path, capsys, name, content, said):
+def test_a_broken_file_is_named_in_one_line_and_left_out(tmp_path, capsys, monkeypatch, name, content, said):
+    monkeypatch.setattr(paper, "save", lambda panel, target: None)  # which takes a second
     row = demo_rows()[1]
     keep(tmp_path, [row])
-    if name == "probabilities":
-        path_of(tmp_path, row).with_suffix(".npz").write_bytes(content)
-    else:
-        (tmp_path / name).write_text(content)
-    assert report.main([str(tmp_path)]) == 2
+    path = path_of(tmp_path, row).with_suffix(name) if name.startswith(".") else tmp_path / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    assert report.main([str(tmp_path)]) == 0
     out, err = capsys.readouterr()
-    assert out == "" and said in err and err.count("\n") == 1 and not (tmp_path / "report.html").exists()
+    assert said in err and str(path) in err and err.count("\n") == 1 and out.startswith("written: ")
+    assert "86.1" in (tmp_path / "report.html").read_text()  # the good row
 
 
 def test_a_folder_without_rows_is_one_line(tmp_path, capsys):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from adapters import zoo
 from pvera.rows import provenance
 
 
@@ -93,6 +94,26 @@ def test_a_source_file_that_no_commit_holds_has_a_checksum(checkout, tmp_path_fa
         assert checksum(mine) == hashlib.sha256(b"2\n").hexdigest()
     git(checkout, "add", "mine.py")
     assert checksum(checkout / "mine.py") is None
+
+
+def test_the_code_of_an_adapter_is_all_that_it_imports_of_uncommitted_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, "__path__", [*zoo.__path__, str(tmp_path)])
+
+    def code(**texts: str) -> str | None:
+        for name, text in texts.items():
+            (tmp_path / f"{name}.py").write_text(text + "\n")
+        provenance.uncommitted_source.cache_clear()
+        provenance.uncommitted_code.cache_clear()
+        return provenance.uncommitted_code("adapters.zoo.mine_too")
+
+    alone = code(mine_too="from adapters.zoo.lora import LoRA", mine_base="")
+    assert alone == hashlib.sha256(b"from adapters.zoo.lora import LoRA\n").hexdigest()  # what is tracked does not count
+    assert code(mine_base="1") == alone
+    imports = ["from adapters.zoo.mine_base import x", "from .mine_base import x", "def f():\n    from adapters.zoo import mine_base as m"]
+    for text in imports:
+        assert code(mine_too=text, mine_base="x = 1") != code(mine_base="x = 2")
+    assert code(mine_base="from adapters.zoo import mine_deep", mine_deep="1") != code(mine_deep="2")
+    assert provenance.uncommitted_code("adapters.zoo.lora") is None
 
 
 def test_git_that_refuses_is_named_in_its_own_words(checkout, tmp_path_factory, monkeypatch):

@@ -3,13 +3,18 @@
 import os
 import re
 import select
+import threading
 from pathlib import Path
 
+import pytest
 from hydra import compose, initialize_config_module
+from hydra.core.utils import JobReturn
+from omegaconf import open_dict
 
 from pvera.config import register, to_runs
 from pvera.rows import digests, store
-from pvera.sweeps.execute import row_path
+from pvera.sweeps.callback import Sweep
+from pvera.sweeps.execute import Result, row_path
 from tests.helpers.command import Command
 from tests.helpers.rows import make_row
 
@@ -38,3 +43,25 @@ def test_a_sweep_tells_how_it_stands_on_a_terminal_and_sums_up(tmp_path):
     assert first == "3 runs: 1 done before, 2 to do"
     assert [line.split()[0] for line in each] == ["[2/3]", "[3/3]"]
     assert re.fullmatch(rf"2 done in 0:\d\d:\d\d, 1 skipped \(done before\); python -m pvera\.runs {tmp_path}", last)
+
+
+def test_a_job_that_a_launcher_runs_in_this_process_is_told_once(tmp_path, capsys):
+    """As joblib does with one worker: the watcher sees the row, and the callback gets the result."""
+    store.write(tmp_path / "seed=0-a.json", make_row())
+    sweep = Sweep()
+    sweep.runs = [([], None)]
+    sweep.awaited, sweep.watcher = [tmp_path / "seed=0-a.json"], threading.Thread()
+    sweep.on_job_end(None, JobReturn(_return_value=[Result(tmp_path / "seed=0-a.json", new=True)]))
+    assert capsys.readouterr().out == ""
+    sweep._print(sweep._appeared())
+    assert capsys.readouterr().out.count("[1/1] ") == 1
+
+
+def test_a_sweep_that_has_no_folder_for_hydra_is_one_line(capsys, hydra):
+    config = compose("config", overrides=["backbone=test_vit"], return_hydra_config=True)
+    with open_dict(config):
+        config.hydra.sweep.dir = "/proc/none/hydra"
+    with pytest.raises(SystemExit) as caught:
+        Sweep().on_multirun_start(config)
+    said = capsys.readouterr().err
+    assert caught.value.code == 2 and "Hydra's folder /proc/none/hydra cannot be written" in said and said.count("\n") == 1

@@ -1,6 +1,5 @@
 """The forecast of a sweep: counts, sums and text. How good the estimate is, the benchmarks show."""
 
-from pvera.rows import store
 from pvera.sweeps import forecast, jobs
 from pvera.sweeps.execute import row_path
 from pvera.sweeps.forecast import Part, describe, epochs_so_far, estimate
@@ -69,8 +68,9 @@ def test_done_runs_are_not_planned_again(tmp_path, monkeypatch):
         path = row_path(pack[0])
         path.parent.mkdir(parents=True)
         path.write_text("{}")  # whether it is whole is the run's question
-    monkeypatch.setattr(store, "read_all", lambda folder: [])
-    assert describe(packs)[0] == "4 runs in 2 packs: 2 done, 2 to do in 2 packs"
+    lines = describe(packs)
+    assert lines[0] == "4 runs in 2 packs: 2 done, 2 to do in 2 packs"
+    assert [line.split(" has ")[0] for line in lines[-2:]] == [f"Not read: {row_path(pack[0])}" for pack in packs]  # and it goes on
     for run in packs[0] + packs[1]:
         row_path(run).write_text("{}")
     lines = describe(packs)

@@ -12,6 +12,7 @@ import pytest
 from adapters import methods
 from pvera import ablation
 from pvera.config import Protocol
+from pvera.plots import paper
 from pvera.rows import digests, store
 from pvera.tables import ablation as library
 from tests.helpers.rows import run
@@ -63,7 +64,7 @@ def test_accuracies_over_seeds_against_what_differs_and_nothing_else_is_taken_fo
         assert float(std) == pytest.approx(100 * statistics.stdev(values), rel=1e-5)
         assert found["dsprites_loc", f"{weight:g}", "validation accuracy (%)"][0] == pytest.approx(50 * statistics.mean(values))
     text = (tmp_path / "ablation.md").read_text()
-    assert text.startswith("| kl_weight | parameters | validation accuracy (%) |")
+    assert text.startswith("| kl_weight | parameters | validation loss (nats) | validation accuracy (%) |")
     assert text.index("| 1e-06 ") < text.index("| 1  ") and "over 3 seeds" in text
 
 
@@ -90,7 +91,7 @@ def test_of_several_grid_points_the_log_of_the_chosen_one_counts(tmp_path):
     log = "epoch,point,val_loss,sigma\n1,lr=0.1,2.0,1\n1,lr=0.01,1.0,3\n"
     chosen = {"best_epoch": 1, "grid": [{}, {}], "chosen": {"lr": 0.01}}
     paths = [keep(tmp_path, rank=rank, log=log, others=chosen) for rank in (4, 16)]
-    assert library.results_of_files(paths[0], store.read(paths[0]), "norm of mu") == ({"mean sigma": 3.0}, [1.0])
+    assert library.results_of_files(paths[0], store.read(paths[0]), "norm of mu") == ({"mean sigma": 3.0}, [1.0], [])
 
 
 def test_of_different_adapters_only_what_they_share_and_the_name_does_not_tell(tmp_path):
@@ -134,7 +135,6 @@ def test_the_same_rows_give_the_same_bytes_and_torch_is_not_imported(tmp_path):
         ([], "no rows in"),
         ([{"seed": 0}, {"seed": 1}], "2 rows of dsprites_loc differ in nothing but the seed"),
         ([{"others": {"limited": True, "limited_reasons": ["5 epochs"]}}, {"rank": 4}], "--allow-limited"),
-        ([{"log": "epoch,point,val_loss\n1,,low\n"}, {"rank": 4}], "is not a log of epochs"),
     ],
 )
 def test_what_cannot_be_shown_is_one_line(tmp_path, capsys, made, message):
@@ -145,9 +145,15 @@ def test_what_cannot_be_shown_is_one_line(tmp_path, capsys, made, message):
     assert message in said and said.count("\n") == 1
 
 
-def test_a_damaged_report_is_named(tmp_path, capsys):
-    path = keep(tmp_path)
+def test_damaged_files_are_named_and_left_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(paper, "save", lambda panel, target: None)  # which takes a second
     keep(tmp_path, rank=4)
+    path = keep(tmp_path, log="epoch,point,val_loss\n1,,low\n")
     path.with_name(f"ood-{path.stem}-svhn.json").write_text('{"scores": {"norm of mu": {}}, "foreign": "svhn"}')
-    assert ablation.main([str(tmp_path)]) == 2
-    assert "is not a report of pvera.ood" in capsys.readouterr().err
+    path.with_name(f"ood-{path.stem}-dtd.json").write_text("")
+    keep(tmp_path, rank=8).write_text("")
+    assert ablation.main([str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    said = ["is not a readable JSON row", "is not a log of epochs", "is not a readable report", "is not a report of pvera.ood"]
+    assert all(part in line for part, line in zip(said, err.splitlines(), strict=True))
+    assert "| 4 " in out and "| 256 " in out and "AUROC" not in out

@@ -146,8 +146,14 @@ def test_the_lowest_validation_loss_is_chosen_never_the_test():
     for order in (rows, rows[::-1]):
         [section] = sections(order)
         assert section.lines[0].cells[0] == render.Cell(40.0, None, 1)
-        said = "Several runs of one adapter, task and seed (1 times): the one with the lowest validation loss is shown."
+        said = (
+            "Several runs of one adapter, task and seed (1 times; they differ in adapter.rank): "
+            "the one with the lowest validation loss is shown."
+        )
         assert said in section.caption
+    other_images = run(settings={"source": {"name": "folder", "fingerprint": "b"}})
+    [section] = sections([run(settings={"source": {"name": "folder", "fingerprint": "a"}}), other_images])
+    assert "they differ in source.fingerprint)" in " ".join(section.caption)
     tied = [of(4, 0.5, 0.30), of(5, 0.5, 0.20)]
     assert sections(tied)[0].lines == sections(tied[::-1])[0].lines  # whichever it is, always the same
     [section] = sections([rows[1], rows[1]])  # a copy of a row is not another run, nor another seed

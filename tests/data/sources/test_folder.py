@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from data import files
-from data.errors import DataError
+from data.errors import DataError, UnreadableImages
 from data.source import forget
 from data.sources.folder import Folder
 from data.sources.tfds import Tfds
@@ -110,10 +110,10 @@ GOOD = "images/test/000001.png"
         (f"{GOOD} 100", r"line 2: the label must be a whole number in 0 \.\. 99, found '100'"),
         (f"{GOOD} 1.0", "found '1.0'"),
         (f"{GOOD} cat", "found 'cat'"),
-        ("../cifar/images/test/000001.png 3", r"line 2: \.\./cifar/images/test/000001.png leaves the folder"),
-        ("/etc/hostname 3", "line 2: /etc/hostname leaves the folder"),
-        ("images/test/none.png 3", "line 2: images/test/none.png is not a file"),
-        ("images/test 3", "line 2: images/test is not a file"),
+        ("../cifar/images/test/000001.png 3", r"cifar/\.\./cifar/images/test/000001.png leaves the folder"),
+        ("/etc/hostname 3", "/etc/hostname leaves the folder"),
+        ("images/test/none.png 3", "cifar/images/test/none.png is not a file"),
+        ("images/test 3", "cifar/images/test is not a file"),
         ("images/test/000000.png 3", "line 2: images/test/000000.png is listed twice"),
         ("./images//test/000000.png 3", "is listed twice"),
         ("images/train800/000000.png 3", r"images/train800/000000.png is in train800.txt and in test.txt"),
@@ -127,6 +127,17 @@ def test_a_broken_line_is_named_before_any_image_is_decoded(root, text, message,
     assert "\n" not in str(raised.value)
 
 
+def test_all_absent_images_of_all_lists_are_in_one_report(root):
+    for name in ("train800/000001", "train800/000002", "val200/000000", "test/000001", "test/000003", "test/000004"):
+        (root / "cifar" / "images" / f"{name}.png").unlink()
+    for ask in (cut(root).fingerprint, cut(root).check):
+        with pytest.raises(UnreadableImages) as raised:
+            ask(TASK)
+        said = str(raised.value)
+        assert said.startswith("6 images cannot be used: ") and said.endswith("; and 1 more") and "\n" not in said
+        assert all(f"{name}.png is not a file" in said for name in ("train800/000002", "val200/000000", "test/000003"))
+
+
 def test_links_may_not_lead_out(root, tmp_path_factory):
     outside = tmp_path_factory.mktemp("outside")
     Image.new("RGB", (3, 3)).save(outside / "x.png")
@@ -136,7 +147,7 @@ def test_links_may_not_lead_out(root, tmp_path_factory):
     (test / "inside.png").symlink_to(test / "000001.png")
     for path in ("images/test/link.png", "images/test/away/x.png"):
         change(root, "test", 1, f"{path} 3")
-        with pytest.raises(DataError, match=f"line 2: {path} is a link out of"):
+        with pytest.raises(DataError, match=f"cifar/{path} is a link out of"):
             cut(root).check(TASK)
     change(root, "test", 1, "images/test/inside.png 3")
     cut(root).check(TASK)
