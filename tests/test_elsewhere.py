@@ -34,8 +34,29 @@ def test_the_command_composes_its_own_configuration(decoys, start):
     assert "name: lora" in done.stdout and "decoy" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("command", ["table", "runs", "report", "evaluate", "uncertainty", "ood", "plan", "segment", "export", "ablation"])
-def test_every_other_command_starts(decoys, command):
+COMMANDS = ["table", "runs", "report", "evaluate", "uncertainty", "ood", "plan", "segment", "export", "ablation"]
+
+
+def test_every_other_command_starts(decoys):
+    """In one interpreter, each as `python -m` runs it; -c too puts the current folder first on the path."""
+    code = """
+import runpy, sys
+names = sys.argv[1:]
+for name in names:
+    sys.argv = [name, "--help"]
+    try:
+        runpy.run_module(f"pvera.{name}", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        print("ended", name, end.code)
+"""
+    done = run(decoys, "-c", code, *COMMANDS)
+    assert done.returncode == 0 and "decoy" not in done.stdout + done.stderr, done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith("ended")] == [f"ended {name} 0" for name in COMMANDS]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_other_command_starts_alone(decoys, command):
     done = run(decoys, "-m", f"pvera.{command}", "--help")
     assert done.returncode == 0 and "decoy" not in done.stdout + done.stderr, done.stderr
 

@@ -28,14 +28,17 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_every_example_of_an_adapter_passes_the_tests_of_the_contract(folder):
+@pytest.mark.parametrize(
+    "files", [["test_contract.py", "test_merge.py"], pytest.param([""], marks=pytest.mark.slow)], ids=["contract", "all"]
+)
+def test_every_example_of_an_adapter_passes_the_tests_of_the_contract(folder, files):
     suite = ROOT / "tests" / "adapters"
-    words = [str(suite), "-vv", "-p", "no:cacheprovider", "-k", " or ".join(ADAPTERS)]
+    words = [*(str(suite / file) for file in files), "-vv", "-p", "no:cacheprovider", "-k", " or ".join(ADAPTERS)]
     done = run_command(*words, module="pytest", cwd=ROOT, env={**os.environ, "PVERA_ADAPTERS": str(folder)})
     assert done.returncode == 0, done.stdout
     for name in ADAPTERS:
         passed = set(re.findall(rf"::(test_\w+)\[.*\b{name}\b.*\] PASSED", done.stdout))
-        contract = set(re.findall(r"^@every_case\ndef (test_\w+)", (suite / "test_contract.py").read_text(), flags=re.MULTILINE))
+        contract = set(re.findall(r"^@every_(?:case|kind)\ndef (test_\w+)", (suite / "test_contract.py").read_text(), flags=re.MULTILINE))
         assert passed > contract and len(contract) > 5, (name, passed)
 
 

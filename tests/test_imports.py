@@ -1,4 +1,5 @@
 import importlib.machinery
+import json
 import subprocess
 import sys
 
@@ -7,36 +8,40 @@ import pytest
 from pvera import imports
 
 
-def python(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-
-
-def test_importing_pvera_imports_neither_torch_nor_timm():
-    assert python("import sys, pvera; print([m for m in ('torch', 'torchvision', 'timm', 'numpy') if m in sys.modules])") == "[]"
-
-
-def test_torchvision_and_timm_import_in_a_fresh_interpreter():
-    code = "import pvera, torch, torchvision.ops, timm; print(torchvision.__version__, hasattr(torch.ops.torchvision, 'nms'))"
-    assert python(code).endswith(" True")
-
-
-def test_timm_does_not_import_wandb_which_can_be_imported_after_it():
-    code = "import sys, pvera, timm.utils; print('wandb' in sys.modules); import wandb; print(wandb.__name__, timm.__spec__.loader.name)"
-    assert python(code) == "False\nwandb timm"
-
-
-def test_finder_steps_aside_after_the_first_import():
+@pytest.fixture(scope="module")
+def fresh() -> dict:
+    """What a fresh interpreter finds: after `import pvera`, then after torchvision, timm and wandb too."""
     code = """
-import sys, pvera
+import json, sys, pvera
+found = {"with pvera": [m for m in ("torch", "torchvision", "timm", "numpy") if m in sys.modules]}
 from pvera import imports
 ours = lambda: sum(isinstance(finder, imports._Torchvision) for finder in sys.meta_path)
 imports.install()
-before = ours()
-import torchvision
+found["finders"] = [ours()]
+import torchvision.ops
 imports.install()
-print(before, ours())
+found["finders"].append(ours())
+import timm.utils, torch
+found |= {"nms": hasattr(torch.ops.torchvision, "nms"), "wandb": "wandb" in sys.modules}
+import wandb
+found["names"] = [wandb.__name__, timm.__spec__.loader.name]
+print(json.dumps(found))
 """
-    assert python(code) == "1 0"
+    return json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+def test_importing_pvera_imports_neither_torch_nor_timm(fresh):
+    assert fresh["with pvera"] == []
+
+
+def test_torchvision_imports_with_its_operators_and_the_finder_steps_aside(fresh):
+    assert fresh["nms"]
+    assert fresh["finders"] == [1, 0]
+
+
+def test_timm_does_not_import_wandb_which_can_be_imported_after_it(fresh):
+    assert not fresh["wandb"]
+    assert fresh["names"] == ["wandb", "timm"]
 
 
 @pytest.mark.parametrize("healthy", [True, False])

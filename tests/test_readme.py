@@ -19,7 +19,7 @@ def test_the_ninth_adapter_of_the_readme_is_one_file_and_gets_a_row(tmp_path):
     (tmp_path / "adapters").mkdir()
     (tmp_path / "adapters" / "mine.py").write_text(code)
     words = ["adapter=mine", "adapter.start=0.5", "task=extra/digits", "backbone=test_vit", "image_size=32", "trainer.epochs=1",
-             "protocol.retrain=false", f"results={tmp_path / 'rows'}"]  # fmt: skip
+             "trainer.batch_size=400", "source.test_limit=50", "protocol.retrain=false", f"results={tmp_path / 'rows'}"]  # fmt: skip
     done = run_command(*words, env={**os.environ, "PVERA_ADAPTERS": str(tmp_path / "adapters")})
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("mine on digits, seed 0: test accuracy")

@@ -9,7 +9,7 @@ from pvera import segment
 from pvera.training import segmentation_row
 from tests.helpers.segmentation import change_masks, folder
 
-SETTINGS = ["backbone=test_vit", "image_size=32", "trainer.epochs=2", "device=cpu", "adapter.lr=1e-2", "trainer.head_lr=1e-2"]
+SETTINGS = ["backbone=test_vit", "image_size=32", "trainer.epochs=1", "device=cpu", "adapter.lr=1e-2", "trainer.head_lr=1e-2"]
 
 
 def test_the_command_leaves_a_row_and_does_nothing_twice(tmp_path, capsys, monkeypatch):

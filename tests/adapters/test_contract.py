@@ -15,9 +15,10 @@ from adapters.injection import edits, inject, sampling
 from adapters.zoo.pvera import POSTERIORS, PRIORS
 from pvera.config import Protocol, switches
 from pvera.models.classifier import Classifier, hold_in_bf16, trainable
-from tests.helpers.models import CASES, EIGHT, HALF, RELEASED, backward, batch, classifier, logits, probe, randomise, train, vit
+from tests.helpers.models import CASES, EIGHT, HALF, RELEASED, backward, batch, classifier, each, logits, probe, randomise, train, vit
 
 every_case = pytest.mark.parametrize("new", CASES.values(), ids=CASES)
+every_kind = pytest.mark.parametrize("new", each(CASES))  # for what takes longer
 IDENTITIES = {name: new for name, new in CASES.items() if new.starts_as_identity}
 every_identity = pytest.mark.parametrize("new", IDENTITIES.values(), ids=IDENTITIES)
 
@@ -126,7 +127,7 @@ def test_gradients_reach_every_new_parameter(new):
     assert not [name for name, p in trainable(model) if p.grad is None or not p.grad.abs().sum() > 0]
 
 
-@every_case
+@every_kind
 def test_training_lowers_the_loss(new):
     model = classifier(new)
     first = backward(model, new)
@@ -144,7 +145,7 @@ def test_bf16_holds_matrices_only():
     assert kept == {"cls_token", "pos_embed", "norm", "norm1", "norm2", "ls1", "ls2"}
 
 
-@every_case
+@every_kind
 def test_bf16_trains_and_is_close_to_fp32(new, images):
     full = randomise(classifier(new))
     half = randomise(classifier(new, hold_in_bf16(vit()), bf16=True))

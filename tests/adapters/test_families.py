@@ -24,7 +24,11 @@ from tests.helpers.families import FAMILIES, PAGE, page_with_table, refusal, set
 from tests.helpers.models import CLASSES, EIGHT, HALF, adapter, backward, batch, classifier, logits, randomise
 
 WORKING = [(family, name) for family in FAMILIES for name in EIGHT if refusal(family, name) is None]
-every_pair = pytest.mark.parametrize(("family", "name"), WORKING)
+#: Of the methods that edit the same sites one is fast: pvera for q and v, and each of those that edit others.
+SITES = ("adaptformer", "bottleneck", "ia3", "pvera")
+every_pair = pytest.mark.parametrize(
+    ("family", "name"), [pytest.param(*pair, marks=() if pair[1] in SITES else pytest.mark.slow) for pair in WORKING]
+)
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
@@ -81,7 +85,7 @@ def test_start_gradients_merging_and_checkpoint(family, name, images, tmp_path):
 
 
 @every_family
-@pytest.mark.parametrize("name", ["bottleneck", "pvera"])
+@pytest.mark.parametrize("name", [pytest.param("bottleneck", marks=pytest.mark.slow), "pvera"])
 def test_a_pack_computes_what_each_model_does_alone(family, name):
     new, (images, labels) = adapter(name), batch(8)
 

@@ -11,10 +11,11 @@ from adapters.base import LINEAR_TARGETS
 from adapters.injection import Adapted, Edit, sampling
 from adapters.merge import merged
 from pvera.models.classifier import hold_in_bf16
-from tests.helpers.models import CASES, EIGHT, adapter, batch, classifier, logits, probe, randomise, train, vit
+from tests.helpers.models import CASES, EIGHT, adapter, batch, classifier, each, logits, probe, randomise, train, vit
 
 MERGEABLE = {name: new for name, new in CASES.items() if new.mergeable}
 every_mergeable = pytest.mark.parametrize("new", MERGEABLE.values(), ids=MERGEABLE)
+every_kind = pytest.mark.parametrize("new", each(MERGEABLE))
 IMAGES = batch(8, seed=2)[0]
 
 
@@ -39,10 +40,10 @@ def test_merged_logits_after_training(new):
         assert (logits(plain, IMAGES) - expected).abs().max() <= 1e-4
 
 
-@every_mergeable
+@every_kind
 @pytest.mark.parametrize("mode", [False, True], ids=["eval", "training"])
 def test_undo_is_exact(new, mode):
-    model = train(classifier(new), new).train(mode)
+    model = train(classifier(new), new, steps=1).train(mode)
     state = {name: tensor.clone() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
     modules, expected = dict(model.named_modules()), logits(model, IMAGES)
     model.train(mode)
@@ -56,7 +57,7 @@ def test_undo_is_exact(new, mode):
     assert torch.equal(logits(model, IMAGES), expected)
 
 
-@every_mergeable
+@every_kind
 def test_undone_after_an_error_too(new):
     model = randomise(classifier(new)).eval()
     expected, modules = logits(model, IMAGES), list(model.modules())
@@ -104,7 +105,7 @@ def test_bf16_merges_in_the_weights_own_type(new):
     assert (found - expected).norm() < 0.03 * expected.norm()
 
 
-@every_mergeable
+@every_kind
 def test_probing_ignores_a_bf16_region(new):
     model = randomise(classifier(new)).eval()
     expected = logits(model, IMAGES)
@@ -134,7 +135,7 @@ def test_a_model_whose_plain_weights_differ_would_be_noticed():
         assert (logits(model, IMAGES) - expected).abs().max() > 1e-3
 
 
-@every_mergeable
+@every_kind
 def test_swapping_back_leaves_every_tensor_as_it_was_what_edits_share_too(new):
     model = classifier(new)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from adapters.injection import sampling
-from tests.helpers.models import CASES, adapter, batch, classifier, randomise
+from tests.helpers.models import CASES, adapter, batch, classifier, each, randomise
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_sampling_switches_the_noise_and_restores_it(images):
     assert torch.equal(draw(model, images), mean)
 
 
-@pytest.mark.parametrize("new", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("new", each(CASES))
 def test_only_a_stochastic_adapter_samples(new, images):
     model = randomise(classifier(new)).eval()
     mean = draw(model, images)

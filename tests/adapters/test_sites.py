@@ -1,6 +1,7 @@
 """Where edits go: layers, targets, projections cut to size, and the backbones that have no place for them."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import timm
@@ -19,12 +20,14 @@ from tests.helpers.models import (
     DEPTH,
     HALF,
     HIDDEN,
+    KINDS,
     PATHS,
     WIDTH,
     adapter,
     backward,
     batch,
     classifier,
+    each,
     edit_at,
     edits_of,
     logits,
@@ -51,7 +54,7 @@ def once(model) -> int:
     return sum(p.numel() for key, p in owners.items() if users[key] > 1 or not any(key in block for block in blocks))
 
 
-@pytest.mark.parametrize("new", WITH_SITES.values(), ids=WITH_SITES)
+@pytest.mark.parametrize("new", each(WITH_SITES))
 def test_a_subset_of_layers(new, images):
     some = replace(new, layers=[1])
     model = randomise(classifier(some))
@@ -67,8 +70,14 @@ def test_a_subset_of_layers(new, images):
 
 
 @pytest.mark.parametrize("target", LINEAR_TARGETS)
-@pytest.mark.parametrize("name", LOW_RANK)
-@pytest.mark.parametrize("quirks", [False, True], ids=["corrected", "released"])
+@pytest.mark.parametrize(
+    ("name", "quirks"),
+    [
+        pytest.param(name, quirks, marks=() if f"{name}-{kind}" in KINDS else pytest.mark.slow, id=f"{name}-{kind}")
+        for name in LOW_RANK
+        for quirks, kind in ((False, "corrected"), (True, "released"))
+    ],
+)
 def test_every_linear_is_a_target_and_no_other_output_changes(name, target, quirks, images):
     """Outputs of the target's module in the first block, against those without edits."""
     new = adapter(name, targets=[target], **released(adapters.methods()[name]) if quirks else {})
@@ -131,9 +140,9 @@ NEEDY = [name for name in adapters.methods() if adapter(name).sites()]
 WHOLE_MODULES = {"attn", "mlp", "norm1", "norm2", "norm2+mlp"}  # sites that the other block has
 WHOLE_BLOCKS = {"block", "tokens"}
 BACKBONES = {
-    "resnet": (lambda: timm.create_model("resnet10t", num_classes=0), NEEDY),
+    "resnet": (cache(lambda: timm.create_model("resnet10t", num_classes=0)), NEEDY),
     "parallel": (
-        lambda: timm.create_model("test_vit", num_classes=0, block_fn=ParallelScalingBlock),
+        cache(lambda: timm.create_model("test_vit", num_classes=0, block_fn=ParallelScalingBlock)),
         [name for name in NEEDY if not set(adapter(name).sites()) <= WHOLE_BLOCKS],
     ),
     "other": (Other, [name for name in NEEDY if not set(adapter(name).sites()) <= WHOLE_MODULES]),

@@ -78,7 +78,9 @@ def composed():
 
 def test_every_task_and_source_composes(composed):
     for key, task in (TASKS | EXTRA).items():
-        assert composed(f"task={key}").task == task
+        assert OmegaConf.to_object(ConfigStore.instance().load(f"task/{key}.yaml").node) == task
+    for key in ("dtd", "extra/digits"):
+        assert composed(f"task={key}").task == (TASKS | EXTRA)[key]
     for source in (Offline(), Folder(), Tfds()):
         assert composed(f"source={source.name}").source == source
     assert composed("source=folder", "source.root=/d", "source.test_limit=7").source == Folder(root="/d", test_limit=7)

@@ -9,6 +9,7 @@ from pvera import evaluate, evaluators
 from pvera.report import __main__ as report_page
 from pvera.rows import store
 from tests.helpers.docs import examples
+from tests.helpers.page import draw_one_chart_a_figure
 
 
 @pytest.fixture
@@ -44,7 +45,8 @@ def test_its_options_are_its_own(topk, rows, capsys):
 
 
 @pytest.mark.parametrize("name", ["mean", "sampled", "selective", "uncertainty"])
-def test_every_evaluator_runs_with_its_defaults(rows, tmp_path, name):
+def test_every_evaluator_runs_with_its_defaults(rows, tmp_path, monkeypatch, name):
+    draw_one_chart_a_figure(monkeypatch)
     words = ["--samples", "2"] if name in ("selective", "uncertainty", "sampled") else []
     words += ["--curve", "2"] if name in ("uncertainty", "sampled") else []
     assert evaluate.main([str(rows["pvera"]), "--with", name, "--images", "20", "--out", str(tmp_path), *words]) == 0

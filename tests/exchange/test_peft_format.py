@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import cache
 
 import pytest
 import torch
@@ -94,6 +95,12 @@ FUSED = {
 }
 
 
+@cache
+def example(name: str) -> Classifier:
+    """The trained model of OUT[name]."""
+    return trained(OUT[name])
+
+
 def assert_same(found, expected) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
@@ -115,10 +122,19 @@ def test_the_twin_is_the_same_model():
 # out
 
 
-@pytest.mark.parametrize("name", OUT)
-@pytest.mark.parametrize(("kind", "make"), [("hf", dinov2), ("hf-query", earlier_dinov2)])
+@pytest.mark.parametrize(
+    ("kind", "make", "name"),
+    [
+        *(("hf", dinov2, name) for name in OUT),
+        # Another name for the same layers.
+        *(
+            pytest.param("hf-query", earlier_dinov2, name, marks=() if name in ("pvera-all", "dora", "ia3") else pytest.mark.slow)
+            for name in OUT
+        ),
+    ],
+)
 def test_out_to_dinov2_and_in_again(name, kind, make, tmp_path):
-    model = trained(OUT[name])
+    model = example(name)
     plain = Classifier(twin(dinov2()), model.head, *HALF, bf16=False)
     assert (ours(model) - ours(plain)).abs().max() > 0.05  # the edits are no small thing beside the tolerance
     export(model, tmp_path, kind)
@@ -128,7 +144,7 @@ def test_out_to_dinov2_and_in_again(name, kind, make, tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in OUT if name != "oft"])
 def test_out_to_timms_fused_layer(name, tmp_path):
-    model = trained(OUT[name])
+    model = example(name)
     export(model, tmp_path, "timm")
     backbone = twin(dinov2())
     backbone.reset_classifier(CLASSES)
@@ -153,7 +169,7 @@ def test_out_as_a_lora(name, kind, tmp_path):
 
 
 def test_without_a_classifier_the_adapter_loads_alone(tmp_path):
-    model = trained(OUT["pvera-shared"])
+    model = example("pvera-shared")
     features = load(dinov2(), export(model, tmp_path))(pixel_values=pixels()).pooler_output
     assert_same(model.head(features), ours(model))
 
@@ -162,7 +178,7 @@ def test_the_checkpoint_is_as_small_as_pefts_own(tmp_path):
     """One pair of the given rank where the projections are shared, K times the rank where they are not."""
     rank = OUT["pvera-shared"].rank
     for name, factor in (("pvera-shared", 1), ("pvera-per_branch", 2), ("pvera-all-shared", 1), ("pvera-all", 6)):
-        folder = export(trained(OUT[name]), tmp_path / name)
+        folder = export(example(name), tmp_path / name)
         assert load_file(folder / "adapter_model.safetensors")["base_model.pvera_B"].shape[1] == factor * rank
         assert json.loads((folder / "adapter_config.json").read_text())["r"] == factor * rank
 
@@ -291,7 +307,7 @@ def draws(model: nn.Module, n: int = 2000) -> torch.Tensor:
     [("pvera-shared", "hf"), ("pvera-all-shared", "hf"), ("pvera-shared", "timm"), ("pvera-per_branch", "timm")],
 )
 def test_peft_samples_the_same_distribution(name, kind, tmp_path):
-    model = trained(OUT[name])
+    model = example(name)
     backbone = with_classifier(dinov2()) if kind == "hf" else twin(dinov2())
     if kind == "timm":
         backbone.reset_classifier(CLASSES)
@@ -303,7 +319,7 @@ def test_peft_samples_the_same_distribution(name, kind, tmp_path):
 
 
 def test_pairs_per_branch_cannot_be_sampled_apart(tmp_path):
-    model = trained(OUT["pvera-per_branch"])
+    model = example("pvera-per_branch")
     with pytest.raises(UserError, match="PEFT cannot sample pairs A, B per branch: .*, a branch that a layer lacks has sigma 1, not 0"):
         export(model, tmp_path, "hf", sample=True)
     config = tmp_path / "adapter_config.json"
@@ -312,7 +328,7 @@ def test_pairs_per_branch_cannot_be_sampled_apart(tmp_path):
     torch.manual_seed(0)
     assert worst(draws(model), draws(load(with_classifier(dinov2()), tmp_path))) < 1e-6  # the reason is true
     with pytest.raises(UserError, match="only pvera samples, and this is vera"):
-        export(trained(OUT["vera-shared"]), tmp_path, "hf", sample=True)
+        export(example("vera-shared"), tmp_path, "hf", sample=True)
 
 
 # refusals
@@ -321,7 +337,7 @@ def test_pairs_per_branch_cannot_be_sampled_apart(tmp_path):
 @pytest.fixture
 def lora(tmp_path):
     """A LoRA checkpoint that can be read."""
-    return export(trained(OUT["lora"]), tmp_path / "lora")
+    return export(example("lora"), tmp_path / "lora")
 
 
 def spoil(folder, **settings) -> None:
@@ -427,7 +443,7 @@ def test_another_width_or_number_of_classes(lora):
 
 
 def test_vera_of_another_width(tmp_path):
-    export(trained(OUT["vera-per_branch"]), tmp_path)
+    export(example("vera-per_branch"), tmp_path)
     new = adopt(adapter("vera", checkpoint=str(tmp_path)))
     with pytest.raises(UserError, match="of another backbone"):
         classifier(new, twin(dinov2(hidden_size=64)))
@@ -436,7 +452,7 @@ def test_vera_of_another_width(tmp_path):
 
 
 def test_a_checkpoint_of_vera_without_its_projections(tmp_path):
-    export(trained(OUT["vera-per_branch"]), tmp_path)
+    export(example("vera-per_branch"), tmp_path)
     rewrite(tmp_path, lambda name: None if name.endswith("vera_A") else name)
     assert "it has no base_model.vera_A or base_model.vera_B, though its save_projection is set" in refused(tmp_path, "vera")
 

@@ -1,5 +1,6 @@
 """The backbones of the configurations."""
 
+from functools import cache
 from pathlib import Path
 
 from hydra import compose, initialize_config_module
@@ -12,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 NAMES = sorted(file.stem for file in (ROOT / "configs" / "backbone").glob("*.yaml"))
 
 
+@cache
 def configured(name: str) -> Backbone:
     backbones.register()
     with initialize_config_module("configs", version_base="1.3"):

@@ -2,7 +2,7 @@
 
 `python -m pvera ...` in a new interpreter spends most of its time on imports. Here a server (multiprocessing's forkserver) imports the
 libraries once, and each command is a fork of it that runs the module as `python -m` does: with its own arguments, environment, folder,
-output, signals and exit code.
+output, signals and exit code. Code in place of a module runs as `python -c` does, with the libraries already imported.
 """
 
 from __future__ import annotations
@@ -25,14 +25,26 @@ class Command:
     """A running command, with the methods of subprocess.Popen that the tests use. `stderr` can be a terminal's path."""
 
     def __init__(
-        self, *words: str, module: str = "pvera", env: Mapping[str, str] | None = None, cwd: Path | None = None, stderr: Path | None = None
+        self,
+        *words: str,
+        module: str = "pvera",
+        code: str | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        stderr: Path | None = None,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._files = [Path(self._folder.name, "out"), stderr or Path(self._folder.name, "err")]
         for file in self._files:
             if not file.exists():
                 file.touch()
-        arguments = ([module, *words], dict(os.environ if env is None else env), os.fspath(cwd or Path.cwd()), *map(os.fspath, self._files))
+        arguments = (
+            code,
+            ["-c" if code else module, *words],
+            dict(os.environ if env is None else env),
+            os.fspath(cwd or Path.cwd()),
+            *map(os.fspath, self._files),
+        )
         self._process = _context.Process(target=_run, args=arguments)
         self._process.start()
         self.pid = self._process.pid
@@ -61,13 +73,15 @@ class Command:
         return subprocess.CompletedProcess([], code, self.stdout, self.stderr)
 
 
-def run(*words: str, module: str = "pvera", env: Mapping[str, str] | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess:
+def run(
+    *words: str, module: str = "pvera", code: str | None = None, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess:
     """The result of a command that has ended."""
-    return Command(*words, module=module, env=env, cwd=cwd).wait()
+    return Command(*words, module=module, code=code, env=env, cwd=cwd).wait()
 
 
-def _run(words: list[str], env: dict[str, str], cwd: str, *outputs: str) -> None:
-    """In the new process: what `python -m` does."""
+def _run(code: str | None, words: list[str], env: dict[str, str], cwd: str, *outputs: str) -> None:
+    """In the new process: what `python -m` or `python -c` does."""
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
@@ -75,6 +89,9 @@ def _run(words: list[str], env: dict[str, str], cwd: str, *outputs: str) -> None
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     sys.argv = words
     try:
-        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+        if code is None:
+            runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+        else:
+            exec(code, {"__name__": "__main__"})
     finally:
         atexit._run_exitfuncs()  # which a process of multiprocessing leaves out

@@ -1,7 +1,9 @@
 """Tiny models and the table of cases that the tests of the adapters share."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
 import torch
 from omegaconf import OmegaConf
 from timm.models.vision_transformer import VisionTransformer
@@ -64,6 +66,19 @@ CASES |= {
     "pvera-learned": adapter("pvera", prior="learned"),
     "pvera-learned_per_layer": adapter("pvera", prior="learned_per_layer", init="orthogonal"),
 }
+
+_FIRST: dict[tuple, str] = {}
+for _name, _new in CASES.items():
+    _FIRST.setdefault((*_new.sites(), _new.tokenwise, _new.mergeable), _name)
+#: The cases for the fast tests of what depends on a method's kind of edit alone: the eight, DoRA as released, whose edit recomputes the
+#: frozen layer, and one for every other choice of sites and properties; and whatever PVERA_ADAPTERS adds.
+KINDS = {f"{name}-corrected" for name in EIGHT} | {"dora-released"} | set(_FIRST.values())
+KINDS |= {f"{name}-corrected" for name in adapters.methods() if not (CONFIGS.parent / "adapters" / "zoo" / f"{name}.py").exists()}
+
+
+def each(cases: Mapping[str, Adapter]) -> list:
+    """The cases as parameters of a test. Those that are not in KINDS are slow."""
+    return [pytest.param(new, id=name, marks=() if name in KINDS else pytest.mark.slow) for name, new in cases.items()]
 
 
 def vit(seed: int = 0, **settings) -> VisionTransformer:

@@ -2,13 +2,25 @@
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from pvera.plots import paper
 from pvera.report import __main__ as report
 from pvera.rows import digests, store
 from tests.helpers.rows import keep, run
+
+
+def draw_one_chart_a_figure(patch: pytest.MonkeyPatch) -> None:
+    """The figures of a page or report with the first chart of each panel alone: drawing them all takes most of the time.
+
+    For tests that look at the files, not at the figures. Those of tests/plots draw charts of every kind.
+    """
+    save = paper.save
+    patch.setattr(paper, "save", lambda panel, *words: save(replace(panel, charts=panel.charts[:1]), *words))
+
 
 EVIL = "<script>window.hacked = 1</script>"
 METRICS = {"acc": 0.7, "ace": 0.012, "ece": 0.05, "nll": 0.7, "brier": 0.4}
@@ -66,5 +78,7 @@ def made(tmp_path_factory):
         path_of(folder, row).with_suffix(".csv").write_text("\n".join(lines))
     path_of(folder, rows[0]).with_name("uncertainty-a.json").write_text(json.dumps(uncertainty_report()))
     path_of(folder, rows[0]).with_name("ood-a-dtd.json").write_text(json.dumps(ood_report()))
-    assert report.main([str(folder), "--with-reported"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        draw_one_chart_a_figure(patch)
+        assert report.main([str(folder), "--with-reported"]) == 0
     return folder, rows, (folder / "report.html").read_text()

@@ -1,9 +1,11 @@
 """Runs for the tests of loggers, from their start over epochs to their end, without any training."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from hydra import compose
+from omegaconf import DictConfig
 
 from pvera import loggers
 from pvera.config import Run, to_runs
@@ -20,10 +22,17 @@ PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.8, 0.15, 0.05], [0.05, 0.9, 0.05],
 LABELS = np.array([0, 1, 1, 2])
 
 
+@cache
+def _composed(*words: str) -> DictConfig:
+    base = ["task=dsprites_loc", "backbone=test_vit", "name=demo", "adapter=pvera", "adapter.rank=8", "adapter.grid=[{lr:1e-2}]"]
+    return compose("config", overrides=[*base, *words])
+
+
 def make(logger: str, folder, *words: str) -> Run:
     """A run with this choice of loggers, and its row below the folder."""
-    base = ["task=dsprites_loc", "backbone=test_vit", "name=demo", "adapter=pvera", "adapter.rank=8", "adapter.grid=[{lr:1e-2}]"]
-    return to_runs(compose("config", overrides=[*base, f"logger={logger}", f"results={folder}", *words]))[0]
+    config = _composed(f"logger={logger}", *words).copy()
+    config.results = str(folder)
+    return to_runs(config)[0]
 
 
 def watched(run: Run) -> Watched:

@@ -5,24 +5,30 @@ import json
 import numpy as np
 import pytest
 import torch
-from hydra import initialize_config_module
 
 from pvera import loggers
-from pvera.config import register
 from pvera.errors import UserError
 from pvera.loggers import Wandb
 from pvera.loggers.wandb import has_key
 from pvera.metrics.table import METRICS, evaluate
 from pvera.rows import digests, store
+from tests.conftest import WANDB_ENVIRONMENT
 from tests.helpers.wandb_file import history, items, only, read, summary
 from tests.helpers.watched import GRID, LABELS, PROBABILITIES, epochs, make, start, values, whole
 
+pytestmark = pytest.mark.usefixtures("hydra")
 
-@pytest.fixture(autouse=True)
-def hydra():
-    register()
-    with initialize_config_module("configs", version_base="1.3"):
-        yield
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory, hydra):
+    """A run of one epoch that was logged offline: its folder, the path of its row, the row, and the records in W&B's file."""
+    folder = tmp_path_factory.mktemp("kept")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in WANDB_ENVIRONMENT:
+            patch.delenv(name, raising=False)
+        patch.setenv("HOME", str(folder))
+        path, row = whole(make("wandb", folder), 1)
+    return folder, path, row, read(only(folder) / f"run-{row['digest'][:16]}.wandb")
 
 
 def test_an_offline_run_read_back_from_its_own_file(tmp_path, monkeypatch, no_key, capfd):
@@ -56,9 +62,9 @@ def test_an_offline_run_read_back_from_its_own_file(tmp_path, monkeypatch, no_ke
     assert [end.exit_code for end in found["exit"]] == [0]
 
 
-def test_metrics_are_drawn_by_epoch_and_summarised_by_their_best(tmp_path, no_key):
-    _, row = whole(make("wandb", tmp_path), 1)
-    metrics = {record.name or record.glob_name: record for record in read(only(tmp_path) / f"run-{row['digest'][:16]}.wandb")["metric"]}
+def test_metrics_are_drawn_by_epoch_and_summarised_by_their_best(kept):
+    _, _, _, found = kept
+    metrics = {record.name or record.glob_name: record for record in found["metric"]}
     assert metrics["*"].step_metric == metrics["val_loss*"].step_metric == "epoch"
     assert metrics["val_loss*"].summary.min and metrics["val_acc*"].summary.max
     assert metrics["epoch"].options.hidden
@@ -72,11 +78,12 @@ def test_the_points_of_an_epoch_are_one_step_with_a_name_for_each(tmp_path, no_k
         assert step == {"_step": epoch, "epoch": epoch} | {key: value for key, value in expected.items() if not key.startswith("epoch")}
 
 
-def test_charts_of_the_test_are_those_of_the_probabilities(tmp_path, no_key):
-    _, row = whole(make("wandb", tmp_path), 1)
-    folder = only(tmp_path)
-    last = history(read(folder / f"run-{row['digest'][:16]}.wandb"))[-1]
-    tables = {name: json.loads((folder / "files" / last[f"test/{name}_table/path"]).read_text()) for name in ("reliability", "confusion")}
+def test_charts_of_the_test_are_those_of_the_probabilities(kept):
+    folder, _, _, found = kept
+    last = history(found)[-1]
+    tables = {
+        name: json.loads((only(folder) / "files" / last[f"test/{name}_table/path"]).read_text()) for name in ("reliability", "confusion")
+    }
     assert sorted(map(tuple, tables["confusion"]["data"])) == [("0", "0", 1), ("1", "0", 1), ("1", "1", 1), ("2", "2", 1)]
     bins = np.array(tables["reliability"]["data"])
     assert bins == pytest.approx(np.array([[0.7, 1, 1], [0.8, 0, 1], [0.9, 1, 1], [0.95, 1, 1]]), abs=1e-6)
@@ -85,9 +92,9 @@ def test_charts_of_the_test_are_those_of_the_probabilities(tmp_path, no_key):
     assert tables["reliability"]["columns"] == ["confidence", "accuracy", "images"]
 
 
-def test_row_and_checkpoint_are_an_artifact(tmp_path, no_key):
-    path, row = whole(make("wandb", tmp_path), 1)
-    [artifact] = [one for one in read(only(tmp_path) / f"run-{row['digest'][:16]}.wandb")["artifact"] if one.type == "run"]
+def test_row_and_checkpoint_are_an_artifact(kept):
+    _, path, row, found = kept
+    [artifact] = [one for one in found["artifact"] if one.type == "run"]
     assert artifact.name == f"run-{row['digest'][:16]}"
     files = {entry.path: (entry.local_path, entry.size) for entry in artifact.manifest.contents}
     assert files == {file.name: (str(file), file.stat().st_size) for file in (path, path.with_suffix(".safetensors"))}

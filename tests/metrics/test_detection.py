@@ -35,9 +35,11 @@ def test_scores_that_are_equal_tell_nothing():
 def test_the_interval_is_scipys_bootstrap():
     found = with_intervals(OWN, FOREIGN, 500, 0)
 
-    def area(a, b):
-        return roc_auc_score(np.repeat([0, 1], [len(a), len(b)]), np.concatenate([a, b]))
+    def area(a, b):  # as roc_auc_score, in a fraction of its time: equal scores count half
+        ordered = np.sort(a)
+        return (np.searchsorted(ordered, b, "left") + np.searchsorted(ordered, b, "right")).mean() / (2 * len(a))
 
+    assert area(OWN, FOREIGN) == pytest.approx(roc_auc_score(np.repeat([0, 1], [len(OWN), len(FOREIGN)]), np.concatenate([OWN, FOREIGN])))
     theirs = bootstrap((OWN, FOREIGN), area, n_resamples=500, vectorized=False, method="percentile", rng=np.random.default_rng(1))
     np.testing.assert_allclose(found["auroc_interval"], theirs.confidence_interval, atol=0.015)
     for name in ("auroc", "aupr", "fpr95"):

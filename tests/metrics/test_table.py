@@ -22,7 +22,7 @@ from tests.helpers.wandb_file import only, read
 from tests.helpers.wandb_file import summary as wandb_summary
 
 WORDS = ["adapter=linear_probe", "task=extra/digits", "backbone=test_vit", "image_size=32", "trainer=smoke", "trainer.epochs=1",
-         "source.test_limit=50", "protocol.retrain=false", "device=cpu", "logger=[wandb,tensorboard]",
+         "trainer.batch_size=400", "source.test_limit=50", "protocol.retrain=false", "device=cpu", "logger=[wandb,tensorboard]",
          "logger.wandb.mode=offline"]  # fmt: skip
 TITLE = "top-2 accuracy (%)"
 

@@ -44,11 +44,11 @@ def test_what_lies_before_the_first_edit_runs_once_an_image(layers):
     assert sum(rest) == 2 * (10 + 6) + 6  # two epochs, and the validation before them
 
 
-@pytest.mark.parametrize("case", models.CASES)
-def test_cached_tokens_train_as_the_images_do(case, monkeypatch):
+@pytest.mark.parametrize("new", models.each(models.CASES))
+def test_cached_tokens_train_as_the_images_do(new, monkeypatch):
     def trained(free: int) -> Learner:
         monkeypatch.setattr(resources, "free_memory", lambda device: free)
-        one = learner(replace(models.CASES[case], layers=None if "probe" in case else [2, 3]))
+        one = learner(replace(new, layers=[1, 2]) if new.sites() else new, models.vit(depth=3), batch_size=5)
         fit([[one]], Data(*models.batch(10), CPU), Data(*models.batch(6), CPU), packing=Packing(1))
         return one
 
@@ -74,9 +74,9 @@ def test_no_gradient_flows_below_the_first_edit():
     assert wanted == [False, False, True, True]
 
 
-@pytest.mark.parametrize("case", [name for name, new in models.CASES.items() if new.tokenwise])
-def test_the_class_token_alone_goes_through_the_last_block_with_the_same_logits_and_gradients(case):
-    new, (images, labels) = models.CASES[case], models.batch()
+@pytest.mark.parametrize("new", models.each({name: new for name, new in models.CASES.items() if new.tokenwise}))
+def test_the_class_token_alone_goes_through_the_last_block_with_the_same_logits_and_gradients(new):
+    images, labels = models.batch()
 
     def run(backbone):
         model = models.randomise(models.classifier(new, backbone)).train()

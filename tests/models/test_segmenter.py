@@ -25,9 +25,8 @@ def data(count: int = 8) -> Data:
     return Data(*draw(count, models.SIZE, 0), torch.device("cpu"))
 
 
-@pytest.mark.parametrize("case", [name for name in models.CASES if name.endswith("corrected")])
-def test_every_adapter_trains_under_the_head(case):
-    new = models.CASES[case]
+@pytest.mark.parametrize("new", models.each({name: new for name, new in models.CASES.items() if name.endswith("corrected")}))
+def test_every_adapter_trains_under_the_head(new):
     learner = SegmentationLearner(segmenter(new), new, Trainer(batch_size=4, head_lr=3e-2), Protocol(), 0)
     first = learner.validation(data())[0]
     for _ in range(4):

@@ -63,15 +63,22 @@ def test_the_page_says_what_is_limited_where_it_is_from_and_what_is_not_there(ma
     assert "pvera on digits, seed 0" in plain and "0.875 [0.800, 0.900]" in plain and "0.8123" in plain
 
 
-def test_the_same_files_give_the_same_bytes_without_torch(tmp_path):
-    for name in ("a", "b"):
-        keep(tmp_path / name, demo_rows())
-    assert report.main([str(tmp_path / "a")]) == 0
-    command = [sys.executable, "-X", "importtime", "-m", "pvera.report", str(tmp_path / "b")]
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A folder with the rows of the demo, and the page."""
+    folder = tmp_path_factory.mktemp("demo")
+    keep(folder, demo_rows())
+    assert report.main([str(folder)]) == 0
+    return folder
+
+
+def test_the_same_files_give_the_same_bytes_without_torch(demo, tmp_path):
+    keep(tmp_path, demo_rows())
+    command = [sys.executable, "-X", "importtime", "-m", "pvera.report", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("written: ")
     for name in ("report.html", "figures/trade-offs.png", "figures/trade-offs.svg"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        assert (demo / name).read_bytes() == (tmp_path / name).read_bytes()
     assert not {"torch", "tensorflow"} & {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
 
 
@@ -199,8 +206,6 @@ def test_a_folder_without_rows_is_one_line(tmp_path, capsys):
         assert said in capsys.readouterr().err
 
 
-def test_one_task_alone_shows_its_metrics(tmp_path):
-    keep(tmp_path, demo_rows())
-    assert report.main([str(tmp_path)]) == 0
-    text = (tmp_path / "report.html").read_text()
+def test_one_task_alone_shows_its_metrics(demo):
+    text = (demo / "report.html").read_text()
     assert "<h3>Test metrics</h3>" in text and "NLL (nats)" in text and "Task by task" not in text

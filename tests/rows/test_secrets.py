@@ -23,8 +23,16 @@ def test_no_secret_of_the_environment_is_in_what_a_sweep_leaves(tmp_path):
     """Row, probabilities, checkpoint, W&B's offline folder with its logs, Hydra's folder, output: every byte is searched."""
     (tmp_path / "home").mkdir()
     (tmp_path / "netrc").write_text(f"machine api.wandb.ai login user password {MARK * 6}\n")
-    words = ["backbone=test_vit", "task=extra/digits", "image_size=32", "trainer=smoke", "trainer.epochs=1", "device=cpu"]
-    words += ["adapter=linear_probe", "logger=wandb", "results=rows", "hydra.sweep.dir=hydra"]
+    words = ["backbone=test_vit", "task=extra/digits", "image_size=32", "trainer=smoke", "trainer.epochs=1", "trainer.batch_size=400"]
+    words += [
+        "device=cpu",
+        "source.test_limit=20",
+        "protocol.retrain=false",
+        "adapter=linear_probe",
+        "logger=wandb",
+        "results=rows",
+        "hydra.sweep.dir=hydra",
+    ]
     environment = {**os.environ, **SECRETS, "HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     environment |= {"WANDB_MODE": "offline"}
     done = run_command("-m", *words, cwd=tmp_path, env=environment)

@@ -21,7 +21,7 @@ from tests.helpers.rows import make_row
 
 def test_a_sweep_tells_how_it_stands_on_a_terminal_and_sums_up(tmp_path):
     words = ["adapter=linear_probe", "task=extra/digits", "backbone=test_vit", "trainer=smoke", "trainer.epochs=1", "image_size=32",
-             "source.test_limit=50", "protocol.retrain=false", f"results={tmp_path}"]  # fmt: skip
+             "trainer.batch_size=400", "source.test_limit=50", "protocol.retrain=false", f"results={tmp_path}"]  # fmt: skip
     register()
     with initialize_config_module("configs", version_base="1.3"):
         [run] = to_runs(compose("config", overrides=[*words, "seed=1"]))

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from pvera.errors import UserError
 from pvera.rows import store
 from pvera.sweeps import callback, gpus
+from tests.helpers.command import run as run_command
 
 TINY = ["backbone=test_vit", "task=extra/digits", "image_size=32", "trainer=smoke", "trainer.epochs=1", "device=cpu", "precision=fp32"]
 TIMES = ("seconds", "peak_memory", "finished", "device")  # the last names the number of threads
@@ -52,12 +53,18 @@ def test_each_launcher_composes_to_its_plugin(hydra, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "extra"), [("joblib", "cluster"), ("submitit_slurm", "cluster"), ("submitit_local", "cluster"), ("ray", "ray")]
+    ("name", "extra"),
+    [
+        ("joblib", "cluster"),
+        ("submitit_slurm", "cluster"),
+        pytest.param("submitit_local", "cluster", marks=pytest.mark.slow),
+        ("ray", "ray"),
+    ],
 )
 def test_a_launcher_without_its_plugin_is_one_line_with_the_extra(tmp_path, name, extra):
     # None in sys.modules is what an absent package is to an import
     code = "import sys; sys.modules['hydra_plugins'] = None; from pvera.__main__ import main; main()"
-    done = subprocess.run([sys.executable, "-c", code, *command(tmp_path, f"launcher={name}")[3:]], capture_output=True, text=True)
+    done = run_command(*command(tmp_path, f"launcher={name}")[3:], code=code)
     assert (done.returncode, done.stderr) == (
         2, f"pvera: this launcher needs a package that is not installed: pip install -e '.[{extra}]'\n",
     )  # fmt: skip

@@ -15,7 +15,7 @@ from pvera.training import loop
 from pvera.training.run import failure_of
 from tests.helpers.rows import make_row
 
-TINY = ["task=extra/digits", "backbone=test_vit", "image_size=32", "trainer.epochs=3", "source.test_limit=50"]
+TINY = ["task=extra/digits", "backbone=test_vit", "image_size=32", "trainer.epochs=3", "trainer.batch_size=400", "source.test_limit=50"]
 pytestmark = pytest.mark.usefixtures("hydra")
 
 

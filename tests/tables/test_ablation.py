@@ -118,11 +118,13 @@ def test_tasks_and_kinds_of_runs_have_tables_and_plots_of_their_own(tmp_path):
     }
 
 
-def test_the_same_rows_give_the_same_bytes(tmp_path):
+def test_the_same_rows_give_the_same_bytes_and_torch_is_not_imported(tmp_path):
     for rank in (4, 16):
         keep(tmp_path / "rows", rank=rank, log=LOG)
-    for out in ("a", "b"):
-        assert ablation.main([str(tmp_path / "rows"), "--out", str(tmp_path / out)]) == 0
+    words = [str(tmp_path / "rows"), "--out"]
+    assert ablation.main([*words, str(tmp_path / "a")]) == 0
+    code = "import sys\nfrom pvera import ablation\nablation.main(sys.argv[1:])\nassert not {'torch', 'timm'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code, *words, str(tmp_path / "b")], check=True, capture_output=True)
     files = [{path.name: path.read_bytes() for path in (tmp_path / out).iterdir()} for out in ("a", "b")]
     assert files[0] == files[1] and len(files[0]) == 4
 
@@ -155,10 +157,3 @@ def test_damaged_files_are_named_and_left_out(tmp_path, capsys, monkeypatch):
     said = ["is not a readable JSON row", "is not a log of epochs", "is not a readable report", "is not a report of pvera.ood"]
     assert all(part in line for part, line in zip(said, err.splitlines(), strict=True))
     assert "| 4 " in out and "| 256 " in out and "AUROC" not in out
-
-
-def test_no_torch_is_imported(tmp_path):
-    keep(tmp_path)
-    keep(tmp_path, rank=4)
-    code = f"import sys\nfrom pvera import ablation\nablation.main([{str(tmp_path)!r}])\nassert not {{'torch', 'timm'}} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

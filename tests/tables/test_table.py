@@ -223,7 +223,7 @@ def test_the_caption_names_what_differs_between_runs_of_one_task():
 
 
 def test_same_rows_same_bytes_wherever_and_in_whatever_order_they_were_written(tmp_path, capsys):
-    rows = [*full_rows(), *demo_rows(), run("dora", settings={"x": 1}), run("dora", settings={"x": 2}, test_acc=0.1)]
+    rows = [*full_rows(seeds=(0, 1)), *demo_rows(), run("dora", settings={"x": 1}), run("dora", settings={"x": 2}, test_acc=0.1)]
     keep(tmp_path / "a", rows)
     random.Random(1).shuffle(rows)
     keep(tmp_path / "b" / "nested", rows)

@@ -1,8 +1,6 @@
 """The loop: early stopping by the written rule, the order of the data, the best weights, both losses."""
 
 import math
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 
@@ -18,6 +16,7 @@ from pvera.training.learner import Learner, cross_entropy
 from pvera.training.loop import fit, train_epoch
 from pvera.training.segmentation import SegmentationLearner
 from tests.helpers import models
+from tests.helpers.command import run as run_command
 
 CPU = torch.device("cpu")
 
@@ -275,7 +274,7 @@ torch.optim.AdamW.step = step
 command.main()
 """
     words = ["task=extra/digits", "backbone=test_vit", "image_size=32", "adapter=ia3", f"results={tmp_path}"]
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    done = run_command(*words, code=code)
     assert done.returncode == 7, done.stderr
     calls = [name for name in done.stdout.split() if name not in ("wrapper", "_use_grad")]  # torch's own, around any step
     assert calls == ["job", "execute", "train_and_test", "fit", "train_epoch"]

@@ -50,8 +50,9 @@ def test_a_run_and_its_digest_are_those_of_the_chosen_source(root):
         words = ["task=dsprites_loc", "backbone=test_vit", "image_size=32", "adapter=ia3", "source.sizes=any", f"source={source}"]
         return compose_run([*words, *([f"source.root={root}"] if source != "offline" else [])])
 
-    assert run("auto").source == run("folder").source
-    assert run("auto").settings() == run("folder").settings() != run("offline").settings()
+    auto, folder, offline = map(run, ("auto", "folder", "offline"))
+    assert auto.source == folder.source
+    assert auto.settings() == folder.settings() != offline.settings()
 
 
 def test_own_images_are_found_too(tmp_path):
