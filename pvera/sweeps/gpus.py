@@ -21,7 +21,7 @@ def take_gpu() -> None:
     if not gpus or _held:
         return
     if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
-        raise UserError("PVERA_GPUS is for the workers of a launcher, and this process is on a GPU already: set CUDA_VISIBLE_DEVICES instead")
+        raise UserError(f"PVERA_GPUS={gpus} is for a launcher's workers, and this process uses a GPU already: set CUDA_VISIBLE_DEVICES")
     for gpu in gpus.split(","):
         path = cache_dir() / "gpus" / f"{socket.gethostname()}-{gpu.strip()}.lock"
         try:
