@@ -69,6 +69,12 @@ class Edit(nn.Module):
             total += draw_once()
         return total / self.average if self.average > 1 else total
 
+    def forget(self) -> None:
+        """Lets go of what the last forward pass left on this edit, such as a penalty, whose graph holds on to the tensors of the pass."""
+        left = [name for name, value in vars(self).items() if isinstance(value, Tensor) and value is not self.stream]
+        for name in left:
+            setattr(self, name, None)
+
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return self.adapter.edit(self, x, y).to(y.dtype)
 

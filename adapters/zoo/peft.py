@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any
+from zlib import crc32
 
 from adapters.base import LINEAR_TARGETS, OnLinears, Site, Tensor
 from adapters.errors import AdapterError
@@ -153,14 +154,22 @@ def _output(params: Any, x: Tensor) -> Tensor:
 
 @contextmanager
 def _drawing_from(generator: Any) -> Iterator[None]:
-    """Has what draws from torch's global generator, such as nn.Dropout, draw from this one."""
+    """Has what draws from torch's global generators, such as nn.Dropout, draw from this one.
+
+    With a model on a GPU some of PEFT's layers draw on the CPU. That generator is then seeded by the state of this one.
+    """
     import torch
 
-    source: Any = torch if generator.device.type == "cpu" else torch.get_device_module(generator.device)
-    before = source.get_rng_state()
-    source.set_rng_state(generator.get_state())
-    try:
-        yield
-    finally:
-        generator.set_state(source.get_rng_state())
-        source.set_rng_state(before)
+    on_cpu = generator.device.type == "cpu"
+    source: Any = torch if on_cpu else torch.get_device_module(generator.device)
+    with torch.random.fork_rng(devices=[]):
+        before = source.get_rng_state()
+        if not on_cpu:
+            torch.empty((), device=generator.device).uniform_(generator=generator)  # a state of its own for each call
+            torch.default_generator.manual_seed(crc32(generator.get_state().numpy().tobytes()))
+        source.set_rng_state(generator.get_state())
+        try:
+            yield
+        finally:
+            generator.set_state(source.get_rng_state())
+            source.set_rng_state(before)

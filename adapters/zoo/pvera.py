@@ -126,7 +126,8 @@ class PVeRA(VeRA):
         import torch
 
         branches = _branches(model)
-        columns = [[branch.kl.detach(), *_spread(branch.sigma), *_spread(branch.norm)] for branch in branches]
+        levels = torch.tensor(list(QUANTILES.values()), device=branches[0].sigma.device)
+        columns = [[branch.kl.detach(), *_spread(branch.sigma, levels), *_spread(branch.norm, levels)] for branch in branches]
         table = torch.stack([torch.stack(column) for column in columns]).tolist()  # a single transfer from the device
         names = ["kl/{}", *(f"{what}/{{}}/{part}" for what in ("sigma", "mu") for part in ("mean", *QUANTILES))]
         metrics = {"kl": float(self.kl(model).detach()), "sigma": sum(row[1] for row in table) / len(table)}
@@ -154,9 +155,9 @@ def _branches(model: nn.Module) -> list[Any]:
     return list(edits(model))
 
 
-def _spread(values: Tensor) -> list[Tensor]:
-    """Mean of all values, and QUANTILES of about 16,000 evenly spaced ones: sorting all of them would take per cents of an epoch."""
+def _spread(values: Tensor, levels: Tensor) -> list[Tensor]:
+    """Mean of all values, and quantiles of about 16,000 evenly spaced ones: sorting all of them would take per cents of an epoch."""
     import torch
 
     sample = values.flatten()[:: values.numel() >> 14 | 1].float()  # an odd step, so that it does not always meet the same columns
-    return [values.float().mean(), *torch.quantile(sample, torch.tensor(list(QUANTILES.values()), device=values.device))]
+    return [values.float().mean(), *torch.quantile(sample, levels)]

@@ -89,7 +89,8 @@ def _add_projections(checkpoint: PeftCheckpoint, edits: dict[tuple[int, str], An
         if target not in cuts:
             rows = len(sites[block, target]["b"])
             start = rows * places[target].stack
-            cuts[target] = {"A": a[:, : edit.A.shape[0]].T.contiguous(), "B": b[start : start + rows].T.contiguous()}
+            cut = {"A": a[:, : edit.A.shape[0]].T.contiguous(), "B": b[start : start + rows].T.contiguous()}
+            cuts[target] = {part: tensor.to(edit.A.device) for part, tensor in cut.items()}  # the blocks share it on a GPU too
         sites[block, target] |= cuts[target]
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterable
+from importlib.util import find_spec
 
 import torch
 from torch import nn
@@ -28,9 +29,18 @@ def compile_blocks(blocks: Iterable[nn.Module]) -> None:
 
 
 def check(device: torch.device) -> None:
-    """Raises UserError if torch.compile does not serve this device, or has no C++ compiler for it."""
+    """Raises UserError if torch.compile does not serve this device, or has no compiler for it."""
     if device.type == "mps":
         raise UserError("compile=true is for cpu and cuda, found device=mps: leave compile out")
-    compilers = [os.environ.get("CXX") or "g++", "clang++"]
-    if device.type == "cpu" and not any(map(shutil.which, compilers)):
-        raise UserError(f"compile=true needs a C++ compiler, found neither {' nor '.join(compilers)}: install one, or leave compile out")
+    language, compilers = "C++", [os.environ.get("CXX") or "g++", "clang++"]
+    if device.type == "cuda":
+        if (capability := torch.cuda.get_device_capability(device)) < (7, 0):
+            found = ".".join(map(str, capability))
+            raise UserError(f"compile=true needs a GPU of compute capability 7.0 or above, found {found}: leave compile out")
+        if find_spec("triton") is None:
+            raise UserError("compile=true needs the package triton on a GPU, which is not installed: install it, or leave compile out")
+        language, compilers = "C", [os.environ.get("CC") or "gcc", "clang"]  # triton compiles what launches its kernels
+    if not any(map(shutil.which, compilers)):
+        raise UserError(
+            f"compile=true needs a {language} compiler, found neither {' nor '.join(compilers)}: install one, or leave compile out"
+        )

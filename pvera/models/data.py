@@ -38,9 +38,12 @@ def frozen_work_done(model: Classifier, data: Data, share: float = 0.5) -> Data:
     if model.first == STEM:
         return data
     model.eval()
-    batches = iter(data.images.split(eval_batch(model)))
-    outputs = [model.frozen(next(batches))]
-    if outputs[0][:1].nbytes * len(data) > share * resources.free_memory(data.labels.device):
+    batches = data.images.split(eval_batch(model))
+    first = model.frozen(batches[0])
+    if first[:1].nbytes * len(data) > share * resources.free_memory(data.labels.device):
         return data
-    outputs += [model.frozen(images) for images in batches]
-    return Data(torch.cat(outputs), data.labels, data.labels.device)
+    outputs = first.new_empty(len(data), *first.shape[1:])  # filled in place: a list of parts would need twice the memory
+    outputs[: len(first)] = first
+    for part, images in zip(outputs.split(len(first))[1:], batches[1:], strict=True):
+        part.copy_(model.frozen(images))
+    return Data(outputs, data.labels, data.labels.device)

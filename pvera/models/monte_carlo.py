@@ -13,6 +13,7 @@ from torch import Tensor
 from adapters.injection import edits, sampling
 from pvera.errors import UserError
 from pvera.models.predict import eval_batch
+from pvera.models.resources import copy_to
 
 if TYPE_CHECKING:
     from pvera.models.classifier import Classifier
@@ -105,7 +106,7 @@ def draws_of(
     device, batch = model.mean.device, batch or eval_batch(model)
     with torch.inference_mode():
         for start in range(0, len(images), batch):
-            inputs = images[start : start + batch].to(device)
+            inputs = copy_to(device, images[start : start + batch])
             tokens = inputs if inputs.is_floating_point() else model.frozen(inputs)
             pairs = [(image, k) for image in range(len(tokens)) for k in range(samples)]
             parts = []

@@ -13,6 +13,7 @@ from adapters.injection import Edit, edits
 from pvera.models.classifier import Classifier
 from pvera.models.monte_carlo import Prediction, entropy, is_stochastic, predict
 from pvera.models.predict import eval_batch
+from pvera.models.resources import copy_to
 
 
 def scores(
@@ -37,7 +38,7 @@ def scores(
     parts, norms = [], []
     with torch.inference_mode(), NormsOfMu(model) as watched:
         for batch in images.split(eval_batch(model)):
-            tokens = model.frozen(batch.to(model.mean.device))
+            tokens = model.frozen(copy_to(model.mean.device, batch))
             parts.append(model(tokens).cpu().double())
             norms.append(watched.take())
             progress(len(batch))
@@ -68,11 +69,12 @@ class NormsOfMu:
 
     def _keep(self, edit: Edit, inputs: tuple[Tensor, ...]) -> None:
         adapter: Any = edit.adapter
-        norms = adapter.mu(edit, inputs[0]).cpu().double().norm(dim=-1)  # (B, tokens)
+        mu = adapter.mu(edit, inputs[0])
+        norms = (mu.cpu() if mu.device.type == "mps" else mu).double().norm(dim=-1)  # (B, tokens); mps has no float64
         self.branches.setdefault(int(edit.site.split(".")[0]), []).append(norms.mean(1))
 
     def take(self) -> dict[int, Tensor]:
         """The mean over the branches of each block since the last call, (B,) in float64."""
-        taken = {block: torch.stack(branches).mean(0) for block, branches in self.branches.items()}
+        taken = {block: torch.stack(branches).mean(0).cpu() for block, branches in self.branches.items()}
         self.branches.clear()
         return taken

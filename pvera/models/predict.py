@@ -11,6 +11,7 @@ from torch import Tensor
 from adapters.injection import edits
 from adapters.merge import merged
 from pvera.models.classifier import Classifier
+from pvera.models.resources import copy_to
 
 #: Images in a pass on a GPU.
 EVAL_BATCH = 100
@@ -41,7 +42,7 @@ def logits_of_all(models: Sequence[Classifier], images: Tensor) -> Tensor:
         for model in models:
             _merge_if_exact(model.eval(), stack)
         for batch in images.split(size):
-            inputs = batch.to(device)
+            inputs = copy_to(device, batch)
             inputs = inputs if inputs.is_floating_point() else models[0].frozen(inputs)
             parts.append(torch.stack([model.batch(inputs, size) for model in models]))
     return torch.cat(parts, dim=1)

@@ -12,10 +12,12 @@ import torch
 from pvera.errors import UserError
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
 
 
 def device(name: str) -> torch.device:
     """The torch device for auto, cpu, cuda, cuda:N or mps. Raises UserError for one that torch does not see."""
+    torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32 in convolutions too, as it is in torch's matrix products by default
     if name == "mps":
         if not torch.backends.mps.is_available():
             raise UserError("device=mps, but torch sees no Apple GPU; use device=cpu or device=auto")
@@ -29,6 +31,13 @@ def device(name: str) -> torch.device:
         torch.cuda.set_device(index)  # compiled kernels start on the current device
         return torch.device("cuda", index)
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def copy_to(device: torch.device, tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor on the device. A copy to a CUDA device is queued: it takes its turn there, and this process goes on with the next."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def describe(device: torch.device, *, compiled: bool = False) -> str:
@@ -113,9 +122,12 @@ def _kilobytes(file: Path, field: str) -> int | None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that memory ran out, on the GPU or in the machine."""
-    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or on_cpu
+    """Whether an exception means that memory ran out, on the GPU or in the machine.
+
+    torch has a type for it where its own allocator ran out. CUDA's libraries and other allocators say it in words.
+    """
+    in_words = isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or in_words
 
 
 def release_memory() -> None:

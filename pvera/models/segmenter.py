@@ -13,6 +13,7 @@ from data.segmentation import IGNORED
 from pvera.models import classifier
 from pvera.models.classifier import Classifier
 from pvera.models.data import Data
+from pvera.models.resources import copy_to
 
 BATCH = 32
 
@@ -68,7 +69,7 @@ def evaluate(model: Classifier, data: Data) -> dict[str, Any]:
     confusion = MulticlassJaccardIndex(classes, average=None, ignore_index=IGNORED, validate_args=False).to(device)
     loss = counted = correct = 0.0
     for images, labels in zip(data.images.split(BATCH), data.labels.split(BATCH), strict=True):
-        logits, labels = model(images.to(device)), labels.to(device)
+        logits, labels = model(copy_to(device, images)), copy_to(device, labels)
         predicted, counts = logits.argmax(1), labels != IGNORED
         loss += float(functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum"))
         counted += float(counts.sum())

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 
 from filelock import FileLock, Timeout
 
@@ -14,11 +15,13 @@ _held: list[FileLock] = []  # as long as the process lives; the locks of a dead 
 def take_gpu() -> None:
     """Restricts this process to one of the GPUs in $PVERA_GPUS that no other process has taken. Without that variable it does nothing.
 
-    Must be called before CUDA starts. Raises UserError if all GPUs are taken.
+    Must be called before CUDA starts. Raises UserError if it has, or if all GPUs are taken.
     """
     gpus = os.environ.get("PVERA_GPUS")
     if not gpus or _held:
         return
+    if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
+        raise UserError(f"PVERA_GPUS={gpus} is for a launcher's workers, and this process uses a GPU already: set CUDA_VISIBLE_DEVICES")
     for gpu in gpus.split(","):
         path = cache_dir() / "gpus" / f"{socket.gethostname()}-{gpu.strip()}.lock"
         try:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from adapters.base import Adapter
+from adapters.injection import edits
 from pvera.config import Protocol, Trainer
 from pvera.models.classifier import Classifier, trainable
 from pvera.models.data import Data
@@ -65,10 +66,10 @@ class Learner:
 
     def __post_init__(self) -> None:
         head = list(self.model.head.parameters())
-        edits = [parameter for name, parameter in trainable(self.model) if not name.startswith("head.")]
+        others = [parameter for name, parameter in trainable(self.model) if not name.startswith("head.")]
         trainer, own = self.trainer, self.adapter
         head_lr = own.lr if trainer.head_lr is None else trainer.head_lr
-        groups: list[dict[str, Any]] = [{"params": head, "lr": head_lr}, {"params": edits, "lr": own.lr}]
+        groups: list[dict[str, Any]] = [{"params": head, "lr": head_lr}, {"params": others, "lr": own.lr}]
         weight_decay = trainer.weight_decay if own.weight_decay is None else own.weight_decay
         self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=weight_decay, fused=True)
         self.scheduler = schedule(self.optimizer, trainer)
@@ -90,6 +91,12 @@ class Learner:
             f"the {quantity} of {self.adapter.name} (seed {self.seed}) is not finite in epoch {self.epochs}, step {step}: {value}; "
             "lower adapter.lr"
         )
+
+    def forget(self) -> None:
+        """Lets go of the memory of the last step: gradients, and what the edits keep of it for penalties."""
+        self.optimizer.zero_grad(set_to_none=True)
+        for edit in edits(self.model):
+            edit.forget()
 
     def next_order(self, images: int) -> Tensor:
         """Begins an epoch, at its learning rate; returns the order of its images, drawn from the learner's own stream."""

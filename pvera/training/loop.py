@@ -20,7 +20,9 @@ def losses(learner: Learner, logits: Tensor, labels: Tensor) -> dict[str, Tensor
     """The terms of a learner's loss on a batch, as scalars by name. Training minimises their sum."""
     penalty = learner.adapter.penalty(learner.model, learner.epochs or None)  # PVeRA's kl term: kl_weight times the KL divergence
     classify = learner.cross_entropy(logits, labels, learner.trainer.label_smoothing)
-    return {"cross_entropy": classify, "penalty": torch.as_tensor(penalty, device=logits.device)}
+    if not isinstance(penalty, Tensor):
+        penalty = logits.new_full((), penalty)  # a copy of the number to a GPU would wait for the step before
+    return {"cross_entropy": classify, "penalty": penalty}
 
 
 def train_epoch(learners: list[Learner], data: Data, progress: Callable[[int], object]) -> list[dict[str, float]]:

@@ -18,7 +18,10 @@ Losses = Callable[[Learner, Tensor, Tensor], dict[str, Tensor]]
 
 
 def fitting(learners: list[Learner], data: Data, losses: Losses, share: float = 0.8) -> int:
-    """How many learners one pass has memory for, by the memory that a step of the first one takes. The step leaves no trace."""
+    """How many learners one pass has memory for, by the memory that a step of the first one takes. The step leaves no trace.
+
+    One, if there is not even memory for that step: its epoch then says so.
+    """
     if len(learners) == 1:
         return 1
     first, device = learners[0], data.labels.device
@@ -27,13 +30,19 @@ def fitting(learners: list[Learner], data: Data, losses: Losses, share: float = 
     batch = slice(0, first.trainer.batch_size)
     resources.reset_peak_memory(device)
     before = resources.memory(device)
-    # Size 0 says that this is not one of many batches of a size: one step is not worth a compilation.
-    logits = first.model.train().batch(data.images[batch], 0)
-    sum(losses(first, logits, data.labels[batch]).values()).backward()  # type: ignore[union-attr]
+    try:
+        # Size 0 says that this is not one of many batches of a size: one step is not worth a compilation.
+        logits = first.model.train().batch(data.images[batch], 0)
+        sum(losses(first, logits, data.labels[batch]).values()).backward()  # type: ignore[union-attr]
+    except Exception as error:
+        if not resources.out_of_memory(error):
+            raise
+        return 1
+    finally:
+        first.forget()
+        if noise and undrawn is not None:
+            noise.set_state(undrawn)
     step = max(1, resources.peak_memory(device) - before)
-    first.optimizer.zero_grad(set_to_none=True)
-    if noise and undrawn is not None:
-        noise.set_state(undrawn)
     return max(1, min(len(learners), int(share * resources.free_memory(device) / step)))
 
 
@@ -62,10 +71,10 @@ class Packing:
             if not self._interrupted:
                 waiting = waiting[len(members) :]
                 continue
-            # By now the exception is gone, and its traceback no longer holds on to the tensors of the step.
+            # By now the exception is gone, and its traceback no longer holds on to the tensors of the step. The edits still do.
             self.size = (len(members) + 1) // 2
             for learner, state in zip(members, before, strict=True):
-                learner.optimizer.zero_grad(set_to_none=True)
+                learner.forget()
                 restore(learner, state)
                 learner.events.append(f"out of memory in epoch {learner.epochs + 1}: from {len(members)} in one pass to {self.size}")
             resources.release_memory()

@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,7 +50,7 @@ def restore(learner: Learner, state: State) -> None:
         by_kind[kind][name] = tensor
     learner.order.set_state(by_kind["order"][""])
     if noise := learner.model.noise:
-        noise.set_state(by_kind["noise"][""])
+        _restore_noise(noise, by_kind["noise"][""], learner)
     learner.optimizer.state.clear()
     with torch.no_grad():
         for name, parameter in trainable(learner.model):
@@ -58,3 +59,11 @@ def restore(learner: Learner, state: State) -> None:
                 moments = {kind: by_kind[kind][name] for kind in ("step", "exp_avg", "exp_avg_sq")}
                 learner.optimizer.state[parameter] = {kind: value.to(parameter.device, copy=True) for kind, value in moments.items()}
     learner.kept_state = {name: value.to(learner.model.mean.device) for name, value in by_kind["kept"].items()}
+
+
+def _restore_noise(noise: torch.Generator, state: Tensor, learner: Learner) -> None:
+    """Puts the generator into the state. One of another kind of device cannot be in it: seed and epoch then give a new stream."""
+    if len(state) == len(noise.get_state()):
+        noise.set_state(state)
+    else:
+        noise.manual_seed(int(np.random.SeedSequence([learner.seed, learner.epochs]).generate_state(1)[0]))

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from pvera.models.predict import logits_of
@@ -25,10 +26,11 @@ def shares(work: Callable[[], object], device: torch.device) -> tuple[float, dic
     """Seconds of one repetition, and the share in per cent of each kind, largest first. Waiting for the GPU counts for none."""
     work()
     on_gpu = device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen:
+    # The kernels of a GPU have names of their own. The operation that launched them is an event of the CPU, which has their time too.
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as seen:
         work()
     times: Counter[str] = Counter()
-    for event in seen.key_averages():
+    for event in (event for event in seen.key_averages() if event.device_type == DeviceType.CPU):
         name = event.key.removeprefix("aten::").removeprefix("mkldnn::")
         kind = next((kind for kind, starts in KINDS.items() if name.startswith(starts)), "the rest")
         times[kind] += event.self_device_time_total if on_gpu else event.self_cpu_time_total

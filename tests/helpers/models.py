@@ -126,7 +126,7 @@ def batch(count: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def backward(model: Classifier, new: Adapter) -> Tensor:
     """The gradients of one batch's loss, as the training loop takes them; returns the loss."""
-    images, labels = batch()
+    images, labels = (tensor.to(model.mean.device) for tensor in batch())
     model.train().zero_grad()
     loss = nn.functional.cross_entropy(model(images), labels) + new.penalty(model)
     loss.backward()
@@ -148,7 +148,7 @@ def randomise(model: nn.Module, seed: int = 1) -> nn.Module:
     with torch.no_grad():
         for edit in edits(model):
             for parameter in edit.parameters():
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator).to(parameter.device))
     return model
 
 

@@ -44,6 +44,19 @@ def test_auto_is_the_first_gpu_or_the_cpu(monkeypatch):
     assert str(resources.device("auto")) == str(resources.device("cpu")) == "cpu"
 
 
+@pytest.mark.parametrize(("capability", "compiler", "reason"), [
+    ((6, 1), True, "needs a GPU of compute capability 7.0 or above, found 6.1"),
+    ((8, 0), False, "needs a C compiler, found neither gcc nor clang"),
+])  # fmt: skip
+def test_compilation_on_a_gpu_needs_what_triton_needs(monkeypatch, capability, compiler, reason):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(compilation, "find_spec", lambda name: name)
+    monkeypatch.setattr(compilation.shutil, "which", lambda name: compiler and name)
+    with pytest.raises(UserError, match=reason):
+        compilation.check(torch.device("cuda"))
+
+
 def test_an_apple_gpu_is_taken_when_it_is_asked_for_and_its_gaps_are_left_to_the_cpu(monkeypatch):
     monkeypatch.delenv("PYTORCH_ENABLE_MPS_FALLBACK", raising=False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)

@@ -1,5 +1,7 @@
 """A captured state is a copy, and a learner that is restored to it trains on bit for bit."""
 
+from weakref import ref
+
 import numpy as np
 import pytest
 import torch
@@ -41,3 +43,30 @@ def test_a_restored_learner_trains_on_the_same(kind):
     assert first == second and first[0]["penalty"] > 0
     for (name, mine), (_, theirs) in zip(trainable(one.model), trainable(other.model), strict=True):
         assert np.array_equal(mine.detach().numpy(), theirs.detach().numpy()), name
+
+
+def test_noise_of_another_kind_of_device_begins_anew_and_never_twice_the_same():
+    """A generator's state is 16 bytes on CUDA and 5056 on a CPU."""
+    one, other = learner(models.adapter("pvera")), learner(models.adapter("pvera"))
+    start = one.model.noise.get_state()
+    state = capture(one)
+    state.tensors["noise"] = torch.zeros(16, dtype=torch.uint8)
+    states = []
+    for epochs in (3, 4):
+        state.counters["epochs"] = epochs
+        for each in (one, other):
+            restore(each, state)
+        assert torch.equal(one.model.noise.get_state(), other.model.noise.get_state())
+        states.append(one.model.noise.get_state())
+    assert not any(torch.equal(*pair) for pair in ((states[0], states[1]), (states[0], start), (states[1], start)))
+
+
+def test_a_learner_lets_go_of_a_step_that_failed():
+    """PVeRA's penalty holds on to the whole graph of the forward pass, of which no gradient was taken."""
+    one = learner(models.adapter("pvera"))
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(ref(kept := tensor.clone())) or kept, lambda tensor: tensor):
+        one.model.train()(models.batch()[0])
+    assert any(tensor() is not None for tensor in saved)
+    one.forget()
+    assert all(tensor() is None for tensor in saved)
