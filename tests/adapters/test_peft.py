@@ -158,9 +158,9 @@ def test_pvera_in_training_with_the_same_noise():
 
 
 def test_d_starts_alike():
-    for name, config in (("vera", VeraConfig), ("pvera", PveraConfig)):
+    for name, config, start in (("vera", VeraConfig, {}), ("pvera", PveraConfig, {"d_initial": 0.1, "s_initial": None})):
         peft = get_peft_model(Separate(vit().blocks[0]), config(r=8, target_modules=["q"])).base_model.model
-        ours = inject(vit(), adapter(name, targets=["q"]), 0).blocks[0].attn.qkv.edit.edits["q"]
+        ours = inject(vit(), adapter(name, targets=["q"], **start), 0).blocks[0].attn.qkv.edit.edits["q"]
         assert torch.equal(peft.q.get_parameter(f"{name}_lambda_d.default"), ours.d)
         assert torch.equal(peft.q.get_parameter(f"{name}_lambda_b.default"), ours.b)
 
