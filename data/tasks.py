@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -55,6 +56,7 @@ def restore(values: dict[str, Any]) -> Task:
     return OwnTask(**values) if "class_names" in values else Task1k(**values)
 
 
+@cache
 def register() -> None:
     """Makes each task of the table a choice of Hydra's group `task`."""
     for key, task in (TASKS | EXTRA | OPEN).items():

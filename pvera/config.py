@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
@@ -293,6 +294,18 @@ def switches(method: type[Adapter]) -> dict[str, str]:
     return {name: switch for name, switch in of.items() if switch in Protocol.__dataclass_fields__}
 
 
+@cache
+def _choice(method: type[Adapter]) -> DictConfig:
+    """A method as a choice of Hydra's group `adapter`."""
+    node = OmegaConf.structured(method)
+    for key, switch in switches(method).items():
+        node[key] = f"${{protocol.{switch}}}"
+    for key in ("config", "search"):  # so that adapter.search.KEY=[...] needs no +
+        if key in node:
+            OmegaConf.set_struct(node[key], False)
+    return node
+
+
 def register() -> None:
     """Registers every schema and every choice that is defined in code (adapters, tasks, sources, loggers) in Hydra's ConfigStore."""
     # Hydra copies the whole store for each configuration and for each group that --help lists, although it copies what it loads anyway.
@@ -303,13 +316,7 @@ def register() -> None:
     store.store(group="schema", name="protocol", node=Protocol)
     store.store(group="schema", name="trainer", node=Trainer)
     for name, method in methods().items():
-        node = OmegaConf.structured(method)
-        for key, switch in switches(method).items():
-            node[key] = f"${{protocol.{switch}}}"
-        for key in ("config", "search"):  # so that adapter.search.KEY=[...] needs no +
-            if key in node:
-                OmegaConf.set_struct(node[key], False)
-        store.store(group="adapter", name=name, node=node)
+        store.store(group="adapter", name=name, node=_choice(method))
     tasks.register()
     sources.register()
     backbones.register()
