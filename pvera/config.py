@@ -316,7 +316,7 @@ def register() -> None:
     store.store(group="schema", name="protocol", node=Protocol)
     store.store(group="schema", name="trainer", node=Trainer)
     for name, method in methods().items():
-        store.store(group="adapter", name=name, node=_choice(method))
+        store.store(group="adapter", name=name, node=_choice(method))  # type: ignore[arg-type]  # mypy takes the class for an instance, which has no hash
     tasks.register()
     sources.register()
     backbones.register()
