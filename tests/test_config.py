@@ -102,8 +102,14 @@ def test_every_experiment_composes_and_opens_with_its_command(experiment):
     assert f"python -m pvera experiment={experiment}" in text
 
 
-@pytest.mark.parametrize(("name", "runs"), ABLATIONS.items(), ids=ABLATIONS)
-@pytest.mark.parametrize("more", [[], ["ablation/full"]], ids=["short", "full"])
+@pytest.mark.parametrize(
+    ("name", "runs", "more"),
+    [
+        pytest.param(name, runs, more, marks=[] if name in ("prior", "targets") else pytest.mark.slow, id=f"{name}-{len(more)}")
+        for name, runs in ABLATIONS.items()
+        for more in ([], ["ablation/full"])
+    ],
+)
 def test_an_ablation_sweeps_different_runs_of_one_task(name, runs, more):
     asked = [f"experiment=[{','.join([f'ablation/{name}', *more])}]"]
     config = compose("config", overrides=[*asked, "task=dmlab"] if more else asked, return_hydra_config=True)

@@ -41,7 +41,8 @@ def pairs(protocols: list[str], cases: list[str]) -> list:
     """Every case under every protocol. What is not FAST is slow, and so is all but PVeRA under all but the first protocol."""
 
     def fast(case: str, protocol: str) -> bool:
-        return case == "pvera-corrected" or (case.removesuffix("-corrected") in FAST and protocol == protocols[0])
+        members = ["lora", "convpass", "vpt"] if protocol == "osu" else FAST
+        return case == "pvera-corrected" or (case.removesuffix("-corrected") in members and protocol == protocols[0])
 
     every = [(case, protocol) for case in cases if not models.CASES[case].whole for protocol in protocols]  # whole: they ride alone
     return [pytest.param(*pair, marks=[] if fast(*pair) else pytest.mark.slow) for pair in every]

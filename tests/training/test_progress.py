@@ -83,8 +83,7 @@ CASES = {
 
 #: In the first epoch, within training on train800, and within that on train1000.
 FAST = [
-    ("a pack of two seeds and a grid", 4), ("a grid whose last point is the best", 2), ("the released protocol", 1),
-    ("points that ride one by one", 4), ("linear probe", 0), ("a recipe of the field", 2),
+    ("a pack of two seeds and a grid", 4), ("the released protocol", 1), ("linear probe", 0), ("a recipe of the field", 2),
 ]  # fmt: skip
 
 
