@@ -316,7 +316,8 @@ def register() -> None:
     store.store(group="schema", name="protocol", node=Protocol)
     store.store(group="schema", name="trainer", node=Trainer)
     for name, method in methods().items():
-        store.store(group="adapter", name=name, node=_choice(method))  # type: ignore[arg-type]  # mypy takes the class for an instance, which has no hash
+        # mypy takes the class for an instance, which has no hash
+        store.store(group="adapter", name=name, node=_choice(method))  # type: ignore[arg-type]
     tasks.register()
     sources.register()
     backbones.register()

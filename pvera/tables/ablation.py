@@ -17,7 +17,7 @@ from pvera.loggers import csv as log
 from pvera.metrics.table import METRICS, VALIDATION_ACCURACY
 from pvera.rows import store
 from pvera.rows.row import Row
-from pvera.tables.grouping import Group, config_of, group_rows
+from pvera.tables.grouping import Group, config_of, differing, group_rows
 from pvera.tables.render import Cell
 from pvera.tables.section import description, without_commit
 from pvera.text import Grid, markdown_table
@@ -82,24 +82,21 @@ def varied(rows: list[Row]) -> list[str]:
     """
     settings_of = [settings(row) for row in rows]
     names = [name for name in settings_of[0] if all(name in values for values in settings_of)]
-    differing = _differing(names, settings_of)
-    if "adapter" in differing:
+    apart = differing(settings_of)
+    found = [name for name in names if name in apart]
+    if "adapter" in found:
         by_adapter = defaultdict(list)
         for values in settings_of:
             by_adapter[values["adapter"]].append(values)
-        within = {name for members in by_adapter.values() for name in _differing(names, members)}
-        differing = [name for name in differing if name == "adapter" or name in within]
+        within = set[str]().union(*map(differing, by_adapter.values()))
+        found = [name for name in found if name == "adapter" or name in within]
     # A setting that an adapter takes from its protocol differs in both.
-    differing = [name for name in differing if not (name.startswith("protocol.") and name.removeprefix("protocol.") in differing)]
-    if not differing:
+    found = [name for name in found if not (name.startswith("protocol.") and name.removeprefix("protocol.") in found)]
+    if not found:
         raise UserError(
             f"{len(rows)} rows of {rows[0].task} differ in nothing but the seed: an ablation needs runs of at least two values of a setting"
         )
-    return differing
-
-
-def _differing(names: list[str], settings_of: list[dict[str, Any]]) -> list[str]:
-    return [name for name in names if len({json.dumps(values[name]) for values in settings_of}) > 1]
+    return found
 
 
 def settings(row: Row) -> dict[str, Any]:

@@ -139,9 +139,8 @@ def config_of(row: Row) -> dict[str, Any]:
     return _later_defaults(own.get("adapter.name", row.adapter), row.source) | own
 
 
-def differing(rows: Iterable[Row]) -> set[str]:
-    """The names of the settings in which rows differ. Their images differ where `source.fingerprint` does."""
-    values = [config_of(row) for row in rows]
+def differing(values: list[dict[str, Any]]) -> set[str]:
+    """The names of the settings in which rows differ, given the flat settings of each. Images differ where `source.fingerprint` does."""
     return {name for name in set().union(*values) if len({json.dumps(of.get(name)) for of in values}) > 1}
 
 

@@ -12,7 +12,7 @@ from data.tasks import TASKS
 from pvera.errors import UserError
 from pvera.metrics.table import quantities
 from pvera.rows.row import Row
-from pvera.tables.grouping import Group, brief, by_seed, columns, differing, group_rows, settings
+from pvera.tables.grouping import Group, brief, by_seed, columns, config_of, differing, group_rows, settings
 from pvera.tables.render import Cell, Line, Section
 
 
@@ -97,7 +97,7 @@ def _competing(rows: list[Row]) -> list[set[str]]:
     runs: dict[tuple[str, str, int], dict[str, Row]] = defaultdict(dict)
     for row in rows:
         runs[row.adapter, row.task, row.seed][row.digest] = row
-    return [differing(of_one.values()) for of_one in runs.values() if len(of_one) > 1]
+    return [differing([config_of(row) for row in of_one.values()]) for of_one in runs.values() if len(of_one) > 1]
 
 
 def _differences(rows: list[Row]) -> list[str]:
