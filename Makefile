@@ -4,12 +4,11 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 READY  := $(VENV)/ready
 
-.PHONY: setup data test test-all lint demo demo-vtab reproduce-table report bench bench-long clean
+.PHONY: setup data test test-all lint demo reproduce-table report bench bench-long clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo             eight adapters on real handwritten digits, and their table (minutes on 2 cores)"
-	@echo "make demo-vtab        eight adapters on VTAB-1k's dSprites tasks (hours on 2 cores; resumes)"
 	@echo "make data             downloads and prepares the 19 tasks, or ARGS=\"task=dtd,svhn\" some; see docs/data.md"
 	@echo "make reproduce-table  the paper's sweep: 19 tasks, 3 seeds, every adapter's grid; says what is missing;"
 	@echo "                      ARGS=\"source=tfds protocol=corrected\" changes any part of it, LAUNCHER=ray where it runs"
@@ -39,11 +38,6 @@ test-all: lint
 demo: $(READY)
 	@$(RUN) -m pvera experiment=demo
 	@$(RUN) -m pvera.table results/demo --allow-limited --allow-dirty
-
-demo-vtab: $(READY)
-	@echo "16 runs on dsprites_loc and dsprites_ori: about an hour on 2 cores; it can be stopped, and goes on where it was"
-	@$(RUN) -m pvera experiment=offline_vtab
-	@$(RUN) -m pvera.table results/offline_vtab --allow-limited
 
 # Needs TensorFlow, which nothing else does: pip install -e '.[prepare]' in the same environment.
 data: $(READY)

@@ -1,6 +1,6 @@
 """Screenshots of a report page, for the docs: at 1280 px light and dark, and at a phone's width.
 
-    python scripts/screenshot_report.py results/offline_vtab/report.html docs/images
+    python scripts/screenshot_report.py results/real6/report.html docs/images
 
 writes report-light.png, report-dark.png and report-phone.png. Needs selenium (pip install -e '.[dev]'), Chromium and ChromeDriver (Debian:
 chromium chromium-driver). Exit code 2 where one of them, or the page, is missing.

@@ -16,11 +16,8 @@ FOLDER = Path("results/bench_precision")
 
 def accuracy() -> Iterator[Measurement]:
     """PVeRA on dsprites_loc, three seeds: the whole test split and the full length on a GPU, a short run on a cut of it on a CPU."""
-    words = ["adapter=pvera", "task=dsprites_loc", "seed=[0,1,2]", "precision=fp32,bf16", f"name={FOLDER.name}"]
-    if torch.cuda.is_available():
-        words += ["experiment=offline_vtab", "limited='20 epochs, one grid point'", "source.test_limit=null"]
-    else:
-        words += ["experiment=offline_vtab", "limited='5 epochs, one grid point'", "trainer.epochs=5"]
+    words = ["experiment=demo", "adapter=pvera", "task=dsprites_loc", "seed=[0,1,2]", "precision=fp32,bf16", f"name={FOLDER.name}"]
+    words += ["trainer.epochs=20"] if torch.cuda.is_available() else ["source.test_limit=5000"]
     subprocess.run([sys.executable, "-m", "pvera", *words], check=True)
     rows = store.read_all(FOLDER)
     accuracies = {name: [100 * row.test["acc"] for row in rows if row.precision == name] for name in ("fp32", "bf16")}
