@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+#: The most characters of a tick or of a line in the legend. Longer ones leave no room for the chart.
+LONGEST = 36
+
 
 def save(panel: Panel, stem: Path, title: str = "") -> list[Path]:
     """Writes stem.png and stem.svg with all charts of the panel, at most four in a row, below the title; returns their paths."""
@@ -36,7 +39,7 @@ def _legend(figure: Figure, axes: Any, panel: Panel) -> None:
     named = {(series.index, series.name) for chart in panel.charts if isinstance(chart, Chart) for series in chart.series if series.legend}
     if len({name for _, name in named}) == len({index for index, _ in named}) == len(named) > 0:
         shown = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-        columns = len(axes[0]) * (4 if max(map(len, shown)) < 14 else 2)
+        columns = len(axes[0]) * min(4, 80 // (max(map(len, shown)) + 6))  # below a chart is room for 80 letters
         figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=columns, fontsize="small")
     elif named:
         for axis in axes.flat:
@@ -54,7 +57,7 @@ def _chart(axis: Axes, chart: Chart) -> None:
         axis.set_yscale("log")
     if chart.ticks:
         turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if max(map(len, chart.ticks.values())) > 7 else {}
-        axis.set_xticks(list(chart.ticks), [_plain(text) for text in chart.ticks.values()], **turned)
+        axis.set_xticks(list(chart.ticks), [_name(text) for text in chart.ticks.values()], **turned)
         axis.minorticks_off()
     if chart.unit_square:
         axis.set(xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal")
@@ -67,7 +70,7 @@ def _series(axis: Axes, series: Series) -> None:
         "color": colour,
         "marker": style.marker(index) if series.marks and index is not None else "",
         "linestyle": "none" if not series.line else "--" if index is None else ":" if again else "-",
-        "label": _plain(series.name) if series.legend else "_",
+        "label": _name(series.name) if series.legend else "_",
         "linewidth": 1 if index is None or series.fill or series.shade is not None else 1.5,
         "markersize": 4 if series.line else 7,
         "markeredgecolor": "black",
@@ -113,3 +116,7 @@ def _heat_map(axis: Axes, chart: HeatMap) -> None:
 def _plain(text: str) -> str:
     """Matplotlib reads text between dollar signs as formulas."""
     return text.replace("$", r"\$")
+
+
+def _name(text: str) -> str:
+    return _plain(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")

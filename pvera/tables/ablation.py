@@ -16,7 +16,7 @@ from pvera.errors import UserError
 from pvera.loggers import csv as log
 from pvera.metrics.table import METRICS, VALIDATION_ACCURACY
 from pvera.rows import store
-from pvera.rows.row import Row
+from pvera.rows.row import Row, label
 from pvera.tables.grouping import Group, config_of, differing, group_rows
 from pvera.tables.render import Cell
 from pvera.tables.section import description, without_commit
@@ -72,6 +72,8 @@ def text(value: Any) -> str:
     """A setting's value, short."""
     if isinstance(value, list):
         return " ".join(map(text, value))
+    if isinstance(value, dict):
+        return label(value)
     return f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)
 
 
