@@ -16,7 +16,8 @@ from pvera.errors import UserError
 from pvera.loggers import csv as log
 from pvera.metrics.table import METRICS, VALIDATION_ACCURACY
 from pvera.rows import store
-from pvera.rows.row import Row, label
+from pvera.rows.row import Row
+from pvera.rows.row import label as label_of_point
 from pvera.tables.grouping import Group, config_of, differing, group_rows
 from pvera.tables.render import Cell
 from pvera.tables.section import description, without_commit
@@ -73,7 +74,7 @@ def text(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(text, value))
     if isinstance(value, dict):
-        return label(value)
+        return label_of_point(value)
     return f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)
 
 

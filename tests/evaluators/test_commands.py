@@ -62,7 +62,7 @@ def test_other_adapters_get_what_applies_to_them(rows, tmp_path, capsys):
 
 def test_a_report_repeats_and_lies_beside_its_row(rows, capsys):
     def once():
-        report(uncertainty, capsys, rows["pvera"], "--samples", 2, "--curve", 0)
+        report(uncertainty, capsys, rows["pvera"], "--samples", 2, "--curve", 0, "--images", 12)
         return (rows["pvera"].parent / f"uncertainty-{rows['pvera'].stem}.json").read_text()
 
     first = once()

@@ -66,7 +66,12 @@ def make(tmp_path):
     return make
 
 
-@pytest.mark.parametrize("change", CHANGES)
+only_pixels_fast = pytest.mark.parametrize(
+    "change", [name if name == "pixels" else pytest.param(name, marks=pytest.mark.slow) for name in CHANGES]
+)
+
+
+@only_pixels_fast
 def test_the_run_is_trained_anew_and_the_earlier_row_is_named(make, tmp_path, capsys, change):
     [first] = execute(make())
     assert capsys.readouterr().err == ""
@@ -88,7 +93,7 @@ COMMANDS = {evaluate: [], uncertainty: [*SHORT, "--curve", "0"], ood: [*SHORT, *
 
 @pytest.mark.parametrize(
     ("command", "change"),
-    [(evaluate, "one label"), (uncertainty, "pixels"), (ood, "one image")],
+    [(evaluate, "one label"), pytest.param(uncertainty, "pixels", marks=pytest.mark.slow), (ood, "one image")],
     ids=lambda value: value if isinstance(value, str) else value.__name__.split(".")[-1],
 )
 def test_a_report_on_a_row_of_other_images_names_it(make, tmp_path, capsys, change, command):
@@ -101,7 +106,7 @@ def test_a_report_on_a_row_of_other_images_names_it(make, tmp_path, capsys, chan
     assert f"the images or labels of dtd are no longer those of {first.path}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("change", [name if name == "pixels" else pytest.param(name, marks=pytest.mark.slow) for name in CHANGES])
+@only_pixels_fast
 def test_an_interrupted_run_does_not_go_on_with_other_images(make, tmp_path, monkeypatch, change):
     [before] = make()
     path = execute([before])[0].path

@@ -11,6 +11,7 @@ import atexit
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -82,6 +83,7 @@ def run(
 
 def _run(code: str | None, words: list[str], env: dict[str, str], cwd: str, *outputs: str) -> None:
     """In the new process: what `python -m` or `python -c` does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in the background without it
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)

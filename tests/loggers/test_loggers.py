@@ -122,10 +122,11 @@ def test_choosing_loads_neither_wandb_nor_tensorboard_nor_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_a_real_run_tells_all_of_them(tmp_path):
+@pytest.mark.parametrize("names", [["csv", "tensorboard"], pytest.param(["csv", "tensorboard", "wandb"], marks=pytest.mark.slow)])
+def test_a_real_run_tells_all_of_them(tmp_path, names):
     """The command itself, with what training really tells: every figure that is promised, for every epoch and point."""
     words = ["adapter=pvera", "adapter.rank=8", GRID, "task=extra/digits", "backbone=test_vit", "image_size=32", "trainer.epochs=2",
-             "source.test_limit=50", "protocol.retrain=false", "logger=[csv,tensorboard,wandb]", f"results={tmp_path}"]  # fmt: skip
+             "source.test_limit=50", "protocol.retrain=false", f"logger=[{','.join(names)}]", f"results={tmp_path}"]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "HOME": str(tmp_path / "home")}
     done = run_command(*words, env=environment)
     assert done.returncode == 0 and done.stderr == "", done.stderr
@@ -145,7 +146,8 @@ def test_a_real_run_tells_all_of_them(tmp_path):
         losses = [float(line["val_loss"]) for line in lines if line["point"] == label(entry["point"])]
         assert min(losses) == pytest.approx(entry["val_loss"])
     assert list((tmp_path / "tensorboard").rglob("events.out.tfevents.*"))
-    [folder] = (tmp_path / "wandb").glob("offline-run-*")
-    assert (folder / f"run-{row['digest'][:16]}.wandb").stat().st_size > 0
-    assert f"wandb sync {folder}" in done.stdout
-    assert loggers.CHOICES.keys() == {"csv", "tensorboard", "wandb"}
+    if "wandb" in names:
+        [folder] = (tmp_path / "wandb").glob("offline-run-*")
+        assert (folder / f"run-{row['digest'][:16]}.wandb").stat().st_size > 0
+        assert f"wandb sync {folder}" in done.stdout
+        assert set(names) == loggers.CHOICES.keys()

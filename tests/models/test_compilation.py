@@ -68,7 +68,7 @@ def test_a_stream_lives_no_longer_than_its_generator():
 @pytest.mark.parametrize(
     ("name", "drop_path"),
     [
-        pytest.param(name, 0.0, marks=[] if name in ("dora-corrected", "ia3-corrected") else pytest.mark.slow)
+        pytest.param(name, 0.0, marks=[] if name == "ia3-corrected" else pytest.mark.slow)
         for name in CASES if "linear_probe" not in name and not CASES[name].whole
     ] + [("pvera-corrected", 0.4), pytest.param("lora-corrected", 0.4, marks=pytest.mark.slow)],
 )  # fmt: skip
