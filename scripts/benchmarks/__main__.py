@@ -12,24 +12,28 @@ from pvera import command
 from pvera.errors import UserError
 from pvera.rows import provenance
 from scripts.benchmarks.accuracy import accuracy
+from scripts.benchmarks.bulk import bulk
 from scripts.benchmarks.measurements import MEASUREMENTS, Measurement
 from scripts.benchmarks.timing import machine
+
+#: Those that take minutes. Accuracy takes longer.
+USUAL = MEASUREMENTS | {"bulk": bulk}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Takes the named measurements, or all that take minutes."""
     parser = argparse.ArgumentParser(prog="python -m scripts.benchmarks", description=main.__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MEASUREMENTS)} (the default: all of these), or accuracy")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(USUAL)} (the default: all of these), or accuracy")
     parser.add_argument("--out", type=Path, help="writes OUT.json and OUT.md too")
     return command.run(parser, measure, arguments)
 
 
 def measure(options: argparse.Namespace) -> None:
-    known = MEASUREMENTS | {"accuracy": accuracy}
+    known = USUAL | {"accuracy": accuracy}
     if unknown := sorted(set(options.names) - known.keys()):
         raise UserError(f"there is no benchmark {unknown[0]!r}; there are {', '.join(known)}")
     measurements: list[Measurement] = []
-    for name in options.names or MEASUREMENTS:
+    for name in options.names or USUAL:
         for measurement in known[name]():
             measurements.append(measurement)
             print(line(measurement), flush=True)

@@ -4,7 +4,6 @@ import importlib.util
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -224,14 +223,12 @@ def test_without_network_each_task_is_one_line_at_once(tmp_path, monkeypatch, ca
     for proxy in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(proxy, raising=False)
         monkeypatch.delenv(proxy.upper(), raising=False)
-    started = time.perf_counter()
     assert prepare.main(["task=dtd,smallnorb_azi", f"root={tmp_path}"]) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("[")]
     assert lines == [
         "[1/2] dtd: dtd/3.0.1 must be downloaded, but www.robots.ox.ac.uk cannot be found: no network?",
         "[2/2] smallnorb_azi: smallnorb/2.0.0 must be downloaded, but cs.nyu.edu cannot be found: no network?",
     ]
-    assert time.perf_counter() - started < 20
     assert prepare.main(["task=dtd", f"root={tmp_path}"]) == 1
     assert len(list(tmp_path.glob("downloads/dtd/*.tmp.*"))) <= 1 and not list((tmp_path / "dtd").iterdir())
 

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -215,12 +214,7 @@ def test_read_all_takes_rows_only_and_in_order(tmp_path):
         store.read_all(tmp_path / "absent")
 
 
-def test_2000_rows_are_read_in_under_2_seconds_without_torch(tmp_path):
-    for seed in range(2000):
-        (tmp_path / f"seed={seed}-0.json").write_text(store.to_text(vars(make_row(seed=seed))))
-    start = time.process_time()
-    assert len(store.read_all(tmp_path)) == 2000
-    assert time.process_time() - start < 2
+def test_reading_rows_needs_no_torch():
     code = "import sys, pvera.rows.store; print([name for name in ('torch', 'numpy', 'timm', 'hydra') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
