@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import cache
+from itertools import chain
 from typing import Any
 
 from adapters import methods
@@ -19,7 +20,7 @@ from pvera.tables.render import Column
 
 GROUP_BY = ("backbone", "architecture", "weights", "source", "protocol", "image_size", "precision", "limited")
 """Rows that differ in one of these are never averaged or compared. `backbone` is a label that anybody may give to any weights, so the
-architecture (timm's name) and the checksum of the weights count too."""
+architecture (timm's name) and the checksum of the weights count too. The source may differ from task to task, as source=auto makes it."""
 
 Runs = dict[str, dict[int, Row]]  # the runs of one adapter by task and seed
 
@@ -58,6 +59,7 @@ def group_rows(rows: Iterable[Row]) -> list[Group]:
     by_facts = defaultdict(list)
     for row in rows:
         by_facts[tuple(fact(row, name) for name in GROUP_BY), kind(row.group)].append(row)
+    by_facts = _with_all_sources(by_facts)
     weights_of = defaultdict(set)
     for (label, architecture, weights, *_), _ in by_facts:
         weights_of[label].add((architecture, weights))
@@ -69,6 +71,23 @@ def group_rows(rows: Iterable[Row]) -> list[Group]:
         facts = dict(zip(GROUP_BY, values, strict=True)) | {"backbone_description": latest.backbone_description}
         groups.append(Group(facts, name, members, _choose(members), kind_of_tasks))
     return groups
+
+
+def _with_all_sources(by_facts: dict[tuple[tuple, str], list[Row]]) -> dict[tuple[tuple, str], list[Row]]:
+    """Joins the rows that differ in their source alone, unless they have a task in common. The source then names the tasks of each."""
+    at = GROUP_BY.index("source")
+    alike: dict[tuple[tuple, tuple, str], dict[str, list[Row]]] = defaultdict(dict)
+    for (values, kind_of_tasks), rows in sorted(by_facts.items()):
+        alike[values[:at], values[at + 1 :], kind_of_tasks][values[at]] = rows
+    joined = {}
+    for (before_source, after_source, kind_of_tasks), by_source in alike.items():
+        tasks = {source: sorted({row.task for row in rows}) for source, rows in by_source.items()}
+        if len(tasks) > 1 and len({*chain(*tasks.values())}) == sum(map(len, tasks.values())):
+            text = ", ".join(f"{source} ({', '.join(names)})" for source, names in tasks.items())
+            by_source = {text: [row for rows in by_source.values() for row in rows]}
+        for source, rows in by_source.items():
+            joined[(*before_source, source, *after_source), kind_of_tasks] = rows
+    return joined
 
 
 def kind(group: str) -> str:

@@ -182,6 +182,14 @@ def test_what_cannot_be_compared_never_shares_a_table(change):
     assert text.count("| adapter") == 2 and text.count("lora") == 2
 
 
+def test_each_task_may_have_a_source_of_its_own_and_no_task_two():
+    rows = [run("lora", "kitti"), run("lora", "dtd"), run("lora", "dsprites_loc", source="offline"), run("ia3", "dtd")]
+    [section] = sections(rows)
+    assert [line.adapter for line in section.lines] == ["ia3", "lora"]
+    assert "source folder (dtd, kitti), offline (dsprites_loc), protocol corrected." in section.caption[0]
+    assert [section.facts["source"] for section in sections([*rows, run("ia3", "dtd", source="tfds")])] == ["folder", "offline", "tfds"]
+
+
 def test_the_caption_tells_different_weights_under_one_label_apart():
     def of(adapter, architecture, sha256, **changes):
         return run(adapter, settings={"backbone": {"name": "tiny", "timm": architecture, "sha256": sha256}}, **changes)
