@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from itertools import chain
@@ -56,10 +56,10 @@ def group_rows(rows: Iterable[Row]) -> list[Group]:
 
     Of several runs of one adapter, task and seed a group shows the one with the lowest validation loss.
     """
-    by_facts = defaultdict(list)
+    by_source = defaultdict(list)
     for row in rows:
-        by_facts[tuple(fact(row, name) for name in GROUP_BY), kind(row.group)].append(row)
-    by_facts = _with_all_sources(by_facts)
+        by_source[tuple(fact(row, name) for name in GROUP_BY), kind(row.group)].append(row)
+    by_facts = _with_all_sources(by_source)
     weights_of = defaultdict(set)
     for (label, architecture, weights, *_), _ in by_facts:
         weights_of[label].add((architecture, weights))
@@ -73,7 +73,7 @@ def group_rows(rows: Iterable[Row]) -> list[Group]:
     return groups
 
 
-def _with_all_sources(by_facts: dict[tuple[tuple, str], list[Row]]) -> dict[tuple[tuple, str], list[Row]]:
+def _with_all_sources(by_facts: Mapping[tuple[tuple, str], list[Row]]) -> dict[tuple[tuple, str], list[Row]]:
     """Joins the rows that differ in their source alone, unless they have a task in common. The source then names the tasks of each."""
     at = GROUP_BY.index("source")
     alike: dict[tuple[tuple, tuple, str], dict[str, list[Row]]] = defaultdict(dict)
