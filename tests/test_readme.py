@@ -30,7 +30,9 @@ def test_the_ninth_adapter_of_the_readme_is_one_file_and_gets_a_row(tmp_path):
 
 def test_every_file_and_target_it_names_exists():
     for link in re.findall(r"\]\(([^)h][^)]*)\)", README):
-        assert (ROOT / link).exists(), link
+        path, _, heading = link.partition("#")
+        assert (ROOT / path).exists(), link
+        assert not heading or f"# {heading.replace('-', ' ')}\n" in (ROOT / path).read_text().lower(), link
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     assert set(re.findall(r"make ([a-z-]+)", README)) - {"and"} <= targets
 
