@@ -12,13 +12,12 @@ import torch
 from data import tasks
 from data.sources.folder import Folder
 from data.sources.offline import Offline
+from pvera.errors import UserError
 from pvera.metrics.table import evaluate
 from pvera.rows import digests, store
 from scripts.benchmarks.measurements import Measurement
 
 ROWS, IMAGES = 2_000, 10_000
-#: A row, of which copies are written.
-ROW = next(iter(sorted(Path(__file__).parents[2].glob("results/*/**/seed=*.json"))), None)
 
 
 def bulk() -> Iterator[Measurement]:
@@ -34,7 +33,7 @@ def bulk() -> Iterator[Measurement]:
         table = [sys.executable, "-m", "pvera.table", str(folder / "rows"), "--allow-limited", "--out", name]
         for what, goal, work in (
             (f"reading {ROWS:,} rows", 2, lambda: store.read_all(folder / "rows")),
-            (f"python -m pvera.table on {ROWS:,} rows", 5, lambda: subprocess.run(table, check=True, stdout=subprocess.DEVNULL)),
+            (f"python -m pvera.table on {ROWS:,} rows", 3, lambda: subprocess.run(table, check=True, stdout=subprocess.DEVNULL)),
             (f"checking a list of {IMAGES:,} images", 2.5, lambda: source.check(task)),
             ("metrics of 70,000 images and 737 classes", 60, lambda: evaluate(probabilities, labels)),
             ("loading 797 prepared images of 224 px", 1, lambda: offline.load(digits, "test", 224)),
@@ -49,9 +48,10 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _write_rows(folder: Path) -> None:
-    if ROW is None:
-        raise FileNotFoundError("no row below results/ to make copies of")
-    values = vars(store.read(ROW))
+    row = min(Path("results").rglob("seed=*.json"), default=None)
+    if row is None:
+        raise UserError("the benchmark bulk makes copies of a row: there is none below results/; run make demo first")
+    values = vars(store.read(row))
     for number in range(ROWS):
         adapter, seed = f"method_{number // 100}", number % 100
         path = digests.path(folder, values["backbone"], adapter, values["task"], seed, values["digest"])

@@ -214,7 +214,10 @@ def test_read_all_takes_rows_only_and_in_order(tmp_path):
         store.read_all(tmp_path / "absent")
 
 
-def test_reading_rows_needs_no_torch():
+def test_all_rows_are_read_and_without_torch(tmp_path):
+    for seed in range(200):
+        (tmp_path / f"seed={seed}-0.json").write_text(store.to_text(vars(make_row(seed=seed))))
+    assert len(store.read_all(tmp_path)) == 200
     code = "import sys, pvera.rows.store; print([name for name in ('torch', 'numpy', 'timm', 'hydra') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 

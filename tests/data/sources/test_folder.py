@@ -247,6 +247,18 @@ def test_a_decompression_bomb_is_named_and_not_unpacked(root):
         cut(root).load(TASK, "test", 5)
 
 
+def test_the_files_of_a_list_are_counted_once(tmp_path):
+    folder = tmp_path / "cifar" / "images"
+    folder.mkdir(parents=True)
+    for name, n in (("train800", 1), ("val200", 1), ("test", 100)):
+        for number in range(n):
+            (folder / f"{name}{number}.jpg").write_text(f"{name}{number}")
+        (tmp_path / "cifar" / f"{name}.txt").write_text("".join(f"images/{name}{number}.jpg 3\n" for number in range(n)))
+    (tmp_path / "cifar" / "train800val200.txt").write_text("images/train8000.jpg 3\nimages/val2000.jpg 3\n")
+    cut(tmp_path).check(TASK)
+    assert len(cut(tmp_path).files(TASK)) == 102
+
+
 def test_a_mark_before_the_text_of_a_list_is_no_part_of_its_first_path(root):
     before = cut(root).fingerprint(TASK)
     for path in (root / "cifar").glob("*.txt"):
