@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import fields
+from importlib.resources import files
 from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException
@@ -58,6 +59,12 @@ def warn(errors: Iterable[str]) -> None:
         print(f"pvera: {error}", file=sys.stderr)
 
 
+def experiments() -> list[str]:
+    """The names of the project's experiments, as `ablation/rank`."""
+    folder = Path(str(files("configs"))) / "experiment"
+    return sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.yaml"))
+
+
 def explain(error: BaseException) -> str:
     """A user's mistake in one line: what OmegaConf found wrong with a key or value, else the message without Hydra's search path."""
     causes = [error]
@@ -67,6 +74,8 @@ def explain(error: BaseException) -> str:
         file = (cause.missing_cfg_file or "") if isinstance(cause, MissingConfigException) else ""
         if file.startswith("logger/"):
             return f"{file.replace('/', '=')} is no choice; {loggers.THERE_ARE}"
+        if file.startswith("experiment/"):  # Hydra lists those of one folder alone
+            return f"{file.replace('/', '=', 1)} is no choice; there are {', '.join(experiments())}"
         if file.startswith("task/"):
             try:
                 tasks.find(file.removeprefix("task/"))

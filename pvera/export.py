@@ -12,6 +12,7 @@ from typing import Any
 from pvera import command
 from pvera.config import Run
 from pvera.errors import UserError
+from pvera.evaluators.trained import checkpoint_of, restore
 from pvera.models.layouts import LAYOUTS
 
 
@@ -30,11 +31,11 @@ def export(options: argparse.Namespace) -> None:
     """Writes the files. Raises UserError if the run has no checkpoint, or cannot be expressed in this form."""
     if options.to == "timm" and (options.model or options.sample):
         raise UserError("--model and --sample are for --to peft: leave them out")
+    checkpoint = checkpoint_of(options.run)
     _make(options.folder)
-    from pvera.evaluators.trained import restore  # torch takes seconds to import
-    from pvera.exchange import timm_weights, write
+    from pvera.exchange import timm_weights, write  # torch takes seconds to import
 
-    run, model, _ = restore(options.run.with_suffix(".safetensors"), "cpu", precision="fp32")
+    run, model, _ = restore(checkpoint, "cpu", precision="fp32")
     if options.to == "timm":
         timm_weights.write(model, options.folder / "model.safetensors")
         (options.folder / "model.json").write_text(json.dumps(_description(run), indent=1) + "\n")

@@ -50,7 +50,7 @@ class Trained:
 
 def checkpoint_of(path: Path) -> Path:
     """The checkpoint of a run that is named by its row or by its checkpoint. Raises UserError if there is none."""
-    if not path.is_file():
+    if not path.is_file() or path.suffix not in (".json", ".safetensors"):
         raise UserError(f"no run at {path}: name a row (seed=*.json) or a checkpoint (seed=*.safetensors)")
     checkpoint = path.with_suffix(".safetensors")
     if not checkpoint.is_file():

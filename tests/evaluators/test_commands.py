@@ -122,6 +122,7 @@ def test_evaluation_averages_sampled_passes(rows, capsys):
     ("words", "said"),
     [
         (["nowhere/seed=0.json"], "no run at nowhere/seed=0.json"),
+        ([__file__], f"no run at {__file__}"),  # a file, but neither a row nor a checkpoint
         (["{alone}"], "checkpoints are not committed"),
         (["{run}", "--samples", "0"], "--samples must be at least 1, found 0"),
         (["{run}", "--images", "0"], "--images must be at least 1, found 0"),

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -153,7 +154,10 @@ def test_runs_without_a_checkpoint_keep_their_digest(trained):
 
 def test_what_cannot_be_exported(trained, tmp_path, capsys):
     run = trained["pvera"]
-    assert "no checkpoint at" in refused(capsys, tmp_path / "absent.json", "--to", "peft", tmp_path / "out")
+    assert "no run at" in refused(capsys, tmp_path / "absent.json", "--to", "peft", tmp_path / "out")
+    alone = shutil.copy(run, tmp_path)
+    assert "no checkpoint at" in refused(capsys, alone, "--to", "peft", tmp_path / "out")
+    (tmp_path / "out").mkdir()  # was not made by what was refused
     (tmp_path / "out" / "file").touch()
     assert "is not empty: name a new folder" in refused(capsys, run, "--to", "peft", tmp_path / "out")
     assert "cannot make the folder" in refused(capsys, run, "--to", "peft", tmp_path / "out" / "file")

@@ -247,6 +247,7 @@ COMMANDS = [["adapter=nope"], ["adapter=lora", "adapter.layers=[99]"], ["source=
     ("words", "said"),
     [
         (["adapter=nope"], "Available options in 'adapter': adapter_plus adaptformer"),
+        (["experiment=nope"], "experiment=nope is no choice; there are ablation/base, "),
         (["adapter=bottleneck", "adapter.reduction=65"], "adapter.reduction must be at most the backbone's width 64, found 65"),
         (["adapter=lora", "adapter.rank=0"], "adapter.rank must be"),
         (["adapter=lora", "adapter.layers=[99]"], "block"),
