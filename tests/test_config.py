@@ -131,7 +131,7 @@ def test_the_released_kl_weight_of_the_ablation_is_the_tasks_own():
 
 
 def test_there_are_as_many_experiments_as_we_say():
-    ablations = {f"ablation/{name}" for name in (*ABLATIONS, "base", "full", "rate", "start", "start_vera")}
+    ablations = {f"ablation/{name}" for name in (*ABLATIONS, "base", "full", "kl_warmup", "rate", "start", "start_vera")}
     field = {f"field/{name}" for name in (*PROTOCOLS, "compare") if name not in ("corrected", "released")}
     assert set(EXPERIMENTS) == {"demo", "demo_all", "paper", "real6"} | ablations | field
 
