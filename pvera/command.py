@@ -71,11 +71,11 @@ def explain(error: BaseException) -> str:
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
     for cause in reversed(causes):
-        file = (cause.missing_cfg_file or "") if isinstance(cause, MissingConfigException) else ""
+        file, options = (cause.missing_cfg_file or "", cause.options or ()) if isinstance(cause, MissingConfigException) else ("", ())
         if file.startswith("logger/"):
             return f"{file.replace('/', '=')} is no choice; {loggers.THERE_ARE}"
-        if file.startswith("experiment/"):  # Hydra lists those of one folder alone
-            return f"{file.replace('/', '=', 1)} is no choice; there are {', '.join(experiments())}"
+        if file.startswith("experiment/"):  # Hydra's list has those of --config-dir, but none in the folders of configs/experiment
+            return f"{file.replace('/', '=', 1)} is no choice; there are {', '.join(sorted({*options, *experiments()}))}"
         if file.startswith("task/"):
             try:
                 tasks.find(file.removeprefix("task/"))

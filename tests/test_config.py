@@ -23,7 +23,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 EXPERIMENTS = sorted(str(p.relative_to(CONFIGS / "experiment").with_suffix("")) for p in (CONFIGS / "experiment").rglob("*.yaml"))
 
 PROTOCOLS = ["adapter_plus", "corrected", "noah", "osu", "released"]
-#: Every ablation with the number of its runs.
+#: Every ablation with the number of its jobs, each of which has three seeds.
 ABLATIONS = {"kl_weight": 6, "rank": 5, "d_initial": 4, "scale": 4, "targets": 3, "layers": 5, "projection_seed": 5, "init": 3,
              "projections": 2, "prior": 6, "posterior": 4, "convergence": 2}  # fmt: skip
 pytestmark = pytest.mark.usefixtures("hydra")

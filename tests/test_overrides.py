@@ -146,6 +146,14 @@ def test_a_launcher_of_the_users_own_can_be_chosen(tmp_path):
     assert done.returncode == 0 and "launcher: mine" in done.stdout, done.stderr
 
 
+def test_an_unknown_experiment_lists_those_of_the_users_own_folder_too(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nname: mine\n")
+    done = command("--config-dir", str(tmp_path), "experiment=nope")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert {"ablation/rank", "demo", "mine"} <= set(done.stderr.strip().rpartition("there are ")[2].split(", ")), done.stderr
+
+
 SCRIPT = Path(__file__).parents[1] / "scripts" / "reproduce_table.py"
 COMMANDS = [plan.main, segment.main, runpy.run_path(str(SCRIPT))["main"], lambda words: evaluate.main(["a_folder", *words])]
 
