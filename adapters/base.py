@@ -83,7 +83,7 @@ class Adapter:
     """AdamW's learning rate for the adapter's parameters, and for the head where trainer.head_lr is null."""
     weight_decay: float | None = searched(None, later=True)
     """AdamW's weight decay, for the head too; None is trainer.weight_decay."""
-    layers: list[int] | None = searched(None)
+    layers: list[int] | None = None
     """Indices of the blocks to adapt; None adapts all."""
     checkpoint: str | None = later(None, digest=False)
     """Folder of a PEFT checkpoint to start from; it decides rank, targets, layers and scale."""

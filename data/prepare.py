@@ -33,6 +33,7 @@ def prepare(source: Source, task: Task, image_size: int, manual_dir: Path | None
     import numpy as np
 
     started = time.perf_counter()
+    source = source.chosen(task)
     source.download(task, manual_dir)
     task = source.complete(task)
     if problem := status(source, task, image_size).problem:

@@ -55,6 +55,7 @@ def status(source: Source, task: Task, image_size: int) -> Status:
     """Looks at lists, files and hashes, and decodes nothing."""
     from data import cache
 
+    source = source.chosen(task)
     try:
         task = source.complete(task)
     except DataError as error:
@@ -98,11 +99,11 @@ class StatusRequest(request.Request):
     """The tasks to show."""
 
     source: str = ""
-    """Empty: tfds, offline, and folder where VTAB1K_ROOT is set."""
+    """Empty: tfds, offline, and folder where VTAB1K_ROOT is set; tfds alone if a root is given."""
 
 
 def _show(asked: StatusRequest) -> int:
-    usual = ["tfds", "offline"] + ["folder"] * ("VTAB1K_ROOT" in os.environ)
+    usual = ["tfds", "offline"] + ["folder"] * ("VTAB1K_ROOT" in os.environ) if asked.root is None else ["tfds"]
     sources = [asked.make(name) for name in ([asked.source] if asked.source else usual)]
     states = [status(source, task, asked.image_size) for source in sources for task in asked.tasks(source)]
     print(table(states, asked.image_size))

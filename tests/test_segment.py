@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from pvera import segment
-from pvera.training import segmentation_row
+from pvera.training import segmentation, segmentation_row
 from tests.helpers.segmentation import change_masks, folder
 
 SETTINGS = ["backbone=test_vit", "image_size=32", "trainer.epochs=1", "device=cpu", "adapter.lr=1e-2", "trainer.head_lr=1e-2"]
@@ -44,6 +45,20 @@ def test_mistakes_end_in_one_line(tmp_path, capsys, asked, message):
     assert segment.main([*SETTINGS, f"results={tmp_path}", *asked]) == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("adapter", "expected"), [("lora", torch.bfloat16), ("full", torch.float32)])
+def test_a_backbone_that_is_trained_is_not_rounded_to_bf16(tmp_path, monkeypatch, adapter, expected):
+    held, build = [], segmentation.build
+
+    def noted(backbone, *given, **settings):
+        held.append(backbone.blocks[0].mlp.fc1.weight.dtype)
+        return build(backbone, *given, **settings)
+
+    monkeypatch.setattr(segmentation, "build", noted)
+    rank = ["adapter.rank=2"] if adapter == "lora" else []
+    words = ["--data", str(folder(tmp_path / "pairs")), f"adapter={adapter}", *rank, *SETTINGS, "precision=bf16", f"results={tmp_path}"]
+    assert segment.main(words) == 0 and held == [expected]
 
 
 def test_sam_by_name_and_its_limits(tmp_path, capsys):

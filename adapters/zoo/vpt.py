@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from adapters.base import Adapter, Site, Tensor, searched
+from adapters.base import Adapter, Site, Tensor
 from adapters.numbers import RATE
 
 
@@ -16,8 +16,8 @@ class VPT(Adapter):
 
     name: str = "vpt"
     deep: bool = True
-    tokens: int | None = searched(10)
-    """N. The paper chooses it for each task, from 1 to 200."""
+    tokens: int = 10
+    """N. The paper chooses it for each task, from 1 to 200; sweep it (-m adapter.tokens=10,50), since no pack has two lengths."""
     dropout: float = 0.0
     """Dropout rate of the tokens in training. The published code has 0.1."""
 
@@ -33,14 +33,14 @@ class VPT(Adapter):
     def sites(self) -> tuple[str, ...]:
         return ("tokens", "block")
 
-    def init_shared(self, sites: list[Site], seed: int) -> tuple[int | None, int | None]:
+    def init_shared(self, sites: list[Site], seed: int) -> tuple[int, int]:
         """The first and the last adapted block."""
-        return sites[0].block, sites[-1].block
+        blocks = [site.block for site in sites if site.block is not None]  # in the order of `layers`
+        return min(blocks), max(blocks)
 
-    def init_params(self, site: Site, shared: tuple[int | None, int | None]) -> dict[str, Any]:
+    def init_params(self, site: Site, shared: tuple[int, int]) -> dict[str, Any]:
         import torch
 
-        assert self.tokens is not None  # every grid point sets it
         enters, leaves = self.deep or site.block == shared[0], self.deep or site.block == shared[1]
         params: dict[str, Any] = {"active": enters if site.target == "tokens" else leaves, "position": min(1, site.prefix_tokens or 0)}
         if site.target == "tokens" and enters:

@@ -72,7 +72,7 @@ def restore(path: Path, device: str, precision: str | None = None) -> tuple[Run,
     here = run.backbone.weights_sha256()
     if here != weights:
         raise UserError(f"{path} is of another backbone: {run.backbone.name} had the weights {weights[:12]}, here it has {here[:12]}")
-    [(_, run.adapter)] = replace(run.adapter, **saved["chosen"]).points()
+    run.adapter = replace(run.adapter, **saved["chosen"], grid=[], search={})  # as Adapter.points makes it
     model = _untrained(run)
     checkpoint.load(model, tensors, str(path))
     return run, model, saved["chosen"]

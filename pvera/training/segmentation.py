@@ -13,11 +13,12 @@ from data.segmentation import Pairs
 from pvera.config import Run
 from pvera.errors import UserError
 from pvera.models import checkpoint, resources
-from pvera.models.classifier import count, hold_in_bf16
+from pvera.models.classifier import count
 from pvera.models.data import Data
 from pvera.models.segmenter import build, cross_entropy, evaluate
 from pvera.training.learner import Learner
 from pvera.training.loop import fit
+from pvera.training.setup import placed
 
 
 class SegmentationLearner(Learner):
@@ -40,7 +41,7 @@ def train_and_test(run: Run, adapter: Adapter, backbone: nn.Module, splits: dict
     """
     start, device = time.perf_counter(), resources.device(run.device)
     resources.reset_peak_memory(device)
-    backbone = hold_in_bf16(backbone.to(device)) if run.precision == "bf16" else backbone.to(device)
+    backbone = placed(backbone, run, device)
     bf16, drop_path = run.precision == "bf16", run.trainer.drop_path
     model = build(backbone, adapter, classes, run.normalisation(), run.seed, bf16=bf16, drop_path=drop_path)
     learner = SegmentationLearner(model, adapter, run.trainer, run.protocol, run.seed)

@@ -17,7 +17,12 @@ from pvera.training.learner import Learner
 
 def frozen_backbone(run: Run, device: torch.device) -> nn.Module:
     """The run's backbone, ready for edits: on the device and in the run's precision."""
-    backbone = class_token_only(run.backbone.create(run.image_size), run.adapter).to(device)
+    return placed(class_token_only(run.backbone.create(run.image_size), run.adapter), run, device)
+
+
+def placed(backbone: nn.Module, run: Run, device: torch.device) -> nn.Module:
+    """The backbone on the device, held in bf16 where the run computes in it and does not train the backbone itself."""
+    backbone = backbone.to(device)
     return hold_in_bf16(backbone) if run.precision == "bf16" and not run.adapter.whole else backbone
 
 

@@ -219,6 +219,14 @@ def test_vpt_puts_tokens_into_the_sequence(deep, settings):
     assert len([p for p in model.parameters() if p.requires_grad]) == (DEPTH if deep else 1)
 
 
+def test_shallow_vpt_does_not_depend_on_the_order_of_layers():
+    sorted_, given = (inject(vit(), adapter("vpt", deep=False, layers=layers), 0) for layers in ([0, 1], [1, 0]))
+    given.load_state_dict(sorted_.state_dict())
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(sorted_(images), given(images))
+
+
 # starts
 
 

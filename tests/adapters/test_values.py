@@ -62,10 +62,12 @@ BAD = [
     (
         "lora",
         {"grid": [{"colour": 3}]},
-        "adapter.grid has 'colour', which lora cannot search; it can search alpha, layers, lr, rank, scale, weight_decay",
+        "adapter.grid has 'colour', which lora cannot search; it can search alpha, lr, rank, scale, weight_decay",
     ),
     ("lora", {"grid": [{"targets": ["q"]}], "rank": 4}, "adapter.grid has 'targets', which lora cannot search"),
     ("lora", {"search": {"colour": [3]}}, "adapter.search has 'colour', which lora cannot search; it can search"),
+    ("lora", {"search": {"layers": [[4], [1]]}}, "adapter.search has 'layers', which lora cannot search"),  # points share frozen blocks
+    ("vpt", {"grid": [{"tokens": 2}, {"tokens": 5}]}, "adapter.grid has 'tokens', which vpt cannot search"),  # one length in a pack
     ("lora", {"search": {"lr": []}}, "adapter.search must be lists with a value at least, found {'lr': []}"),
     ("lora", {"search": {"rank": [8, 0]}, "grid": []}, "adapter.rank must be a whole number above 0, found 0"),
     ("lora", {"alpha": None, "rank": 8}, "adapter.alpha is not set and adapter.grid has no value for it"),
@@ -124,7 +126,7 @@ def test_one_that_is_set_is_one_point(new):
 
 positive = st.integers(1, 512)
 rates = st.floats(1e-6, 1.0)
-points = st.lists(st.fixed_dictionaries({"rank": positive, "lr": rates}, optional={"layers": st.just([0])}), min_size=1, max_size=6)
+points = st.lists(st.fixed_dictionaries({"rank": positive, "lr": rates}, optional={"weight_decay": st.just(0.0)}), min_size=1, max_size=6)
 
 
 @settings(deadline=None, database=None)
@@ -132,7 +134,7 @@ points = st.lists(st.fixed_dictionaries({"rank": positive, "lr": rates}, optiona
 def test_points_are_the_grid_less_what_is_set(grid, rank, lr):
     new = METHODS["lora"](rank=rank, lr=lr, grid=grid)
     found = new.points()
-    searched = [key for key, value in (("rank", rank), ("lr", lr)) if value is None] + ["layers"]
+    searched = [key for key, value in (("rank", rank), ("lr", lr)) if value is None] + ["weight_decay"]
     expected: list[dict] = []
     for point in grid:
         kept = {key: value for key, value in point.items() if key in searched}

@@ -246,6 +246,18 @@ def test_tfds_of_another_version_is_refused(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "dtd").exists()
 
 
+def test_each_task_is_shown_and_prepared_from_the_source_that_has_it(own_cache, capsys):
+    words = ["task=digits", "source=auto", "image_size=4"]
+    assert prepare.main(words) == 0 and "797 images" in capsys.readouterr().out
+    assert status.main(words) == 0
+    assert rows(capsys.readouterr().out)["digits", "offline"][2] == "ready"
+
+
+def test_a_root_alone_is_that_of_tfds(tmp_path, capsys):
+    assert status.main(["task=dtd", f"root={tmp_path}"]) == 0
+    assert list(rows(capsys.readouterr().out)) == [("dtd", "tfds")]
+
+
 def test_bytes_are_shown_in_fitting_units():
     assert [status.human(size) for size in (0, 1, 999, 1_000, 123_456_789, 2_540_000_000)] == [
         "-",
