@@ -59,8 +59,8 @@ PARTS: dict[str, tuple[tuple[Place, ...], ...]] = {"stem": ((Place("patch_embed"
 LINEARS = ("q", "k", "v", "qkv", "q_proj", "k_proj", "v_proj", "proj", "fc1", "fc1_g", "fc1_x", "fc2")
 #: The targets whose output has a bias that is added last: the norms, and the stem's convolution.
 BIASED = ("norm1", "norm2", "norm", "stem")
-#: The norm in front of the MLP, of the target `norm2+mlp`; and the Linear that reads the target `act`, beside it in the MLP.
-NORM, READER = "norm2", "fc2"
+#: The norm in front of the MLP, of the target `norm2+mlp`.
+NORM = "norm2"
 #: The targets whose output Linears read, and these: a matrix on it can be merged into them.
 READERS = {"norm1": "qkv", "norm2": "fc1", "act": "fc2"}
 #: Blocks whose norms stand behind attention and MLP, so that no norm is in front of the MLP.

@@ -183,7 +183,7 @@ def _site(model: Any, owner: nn.Module, index: int | None, target: str, place: P
     common: Any = {"module": module, "prefix_tokens": getattr(model, "num_prefix_tokens", None), "patch_size": families.patch_size(model)}
     if target == "act":
         mlp: Any = owner.get_submodule(place.path.rpartition(".")[0])
-        width = getattr(mlp, families.READER).in_features
+        width = getattr(mlp, families.READERS["act"]).in_features
         return Site(index, target, width, width, **common)
     if target not in families.LINEARS:
         bias = families.bias(module, target)

@@ -3,6 +3,7 @@
 The dSprites rules take numbers or integer arrays alike.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -46,7 +47,7 @@ def dsprites_ori(orientation: Number) -> Number:
 
 def _interval(value: float, thresholds: Sequence[float]) -> int:
     """Index of the largest threshold strictly below the value; -1, which no task accepts, if there is none."""
-    return max((index for index, threshold in enumerate(thresholds) if threshold < value), default=-1)
+    return bisect_left(thresholds, value) - 1
 
 
 FROM_TFDS: dict[str, Callable[[Mapping[str, Any]], int]] = {

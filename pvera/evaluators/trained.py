@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +15,6 @@ from pvera.errors import UserError
 from pvera.rows import store
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from pvera.config import Run
@@ -127,15 +125,6 @@ def thinned(count: int, wanted: int | None) -> tuple[list[int], str]:
     return spread(count, wanted), f"{wanted} of {count} images, evenly apart" if wanted is not None and wanted < count else ""
 
 
-def as_tensor(array: np.ndarray) -> Tensor:
-    """The array as a tensor that shares its memory: prepared images stay on disk until they are looked at."""
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nothing writes to it
-        return torch.as_tensor(array)
-
-
 def _untrained(run: Run) -> Classifier:
     """The run's model at its start; its adapter has one point."""
     from pvera.models import resources
@@ -146,6 +135,8 @@ def _untrained(run: Run) -> Classifier:
 
 def _test_split(run: Run, root: str | None) -> tuple[Tensor, Tensor]:
     """The run's test images and labels."""
+    from pvera.models.data import as_tensor
+
     if root is not None:
         run.source = with_root(run.source, root, "--root")
     run.source.check(run.task)

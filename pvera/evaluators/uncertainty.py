@@ -14,7 +14,6 @@ from pvera.evaluators.mean import MODES, metrics_table, quality, reliability_pan
 from pvera.evaluators.trained import Trained
 from pvera.loggers import csv as log
 from pvera.plots.charts import Chart, Panel, Series
-from pvera.rows.row import label
 from pvera.text import Grid
 
 #: What is drawn of the latent, by the logged name: the title of its chart, and the ending of the logged column.
@@ -90,16 +89,15 @@ def latent_by_epoch(trained: Trained) -> dict[str, dict[str, list[list[float]]]]
     """Pairs of epoch and value of every branch, by what is logged of the latent; empty without a .csv of epochs that has it."""
     path = trained.path.with_suffix(".csv")
     latent: dict[str, dict[str, list[list[float]]]] = {name: {} for name in LATENT}
+    lines = log.of_chosen(path, trained.chosen)
     try:
-        for line in log.read(path):
-            if line.get("point") not in (label(trained.chosen), ""):
-                continue
+        for line in lines:
             for column, value in line.items():
                 name, site, ending = [*column.split("/"), "", ""][:3]
                 if name in LATENT and site and ending == LATENT[name][1] and value:
                     latent[name].setdefault(site, []).append([float(line["epoch"]), float(value)])
     except ValueError as error:
-        raise error if isinstance(error, UserError) else UserError(f"{path} is not a log of epochs: {error}") from None
+        raise UserError(f"{path} is not a log of epochs: {error}") from None
     return {name: sites for name, sites in latent.items() if sites}
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from pvera import storage
 from pvera.errors import UserError
 from pvera.loggers.base import Logger, Watched
-from pvera.rows.row import Row, label
+from pvera.rows.row import label
+from pvera.text import csv_text
 
 
 @dataclass
@@ -34,15 +35,18 @@ class Csv(Logger):
             kept = [old for old in read(self._path) if not first or float(old["epoch"]) < epoch]
             self._rewrite(kept, list(line))
         assert self._file is not None
-        self._file.write(_text([line], self._columns))
+        self._file.write(self._text([line]))
         self._file.flush()
 
     def _rewrite(self, lines: list[dict[str, str]], columns: list[str]) -> None:
         """Replaces the file by these lines, under a header of their columns and the given ones, and opens it to append."""
         self._finish(None)
         self._columns = list(dict.fromkeys([*(lines[0] if lines else ()), *columns]))
-        storage.write_atomically(self._path, (",".join(self._columns) + "\n" + _text(lines, self._columns)).encode())
+        storage.write_atomically(self._path, (csv_text([self._columns]) + self._text(lines)).encode())
         self._file = self._path.open("a", encoding="utf-8", newline="")
+
+    def _text(self, lines: list[Any]) -> str:
+        return csv_text([line.get(column, "") for column in self._columns] for line in lines)
 
     def _finish(self, row: dict[str, Any] | None) -> None:
         if self._file is not None:
@@ -62,12 +66,6 @@ def read(path: Path) -> list[dict[str, str]]:
         raise UserError(f"{path} is not a log of epochs: {' '.join(str(error).split())}") from None
 
 
-def of_chosen(path: Path, row: Row) -> list[dict[str, str]]:
+def of_chosen(path: Path, chosen: dict[str, Any]) -> list[dict[str, str]]:
     """The lines of the chosen grid point in the file at `path`; the only point of a grid has no label."""
-    return [line for line in read(path) if line.get("point") in (label(row.chosen), "")]
-
-
-def _text(lines: list[Any], columns: list[str]) -> str:
-    text = io.StringIO(newline="")
-    csv.DictWriter(text, columns, restval="", lineterminator="\n").writerows(lines)
-    return text.getvalue()
+    return [line for line in read(path) if line.get("point") in (label(chosen), "")]

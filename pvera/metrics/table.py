@@ -121,8 +121,8 @@ VALIDATION_ACCURACY = Metric("val_acc", "validation accuracy", "%", 1, True, acc
 
 
 def quantities() -> dict[str, Metric]:
-    """What a table can show of a row, by its name on a command line: every test metric as "test_<name>", and "val_acc"."""
-    return {f"test_{name}": metric for name, metric in METRICS.items()} | {"val_acc": VALIDATION_ACCURACY}
+    """What a table can show of a row, by its name on a command line: every test metric as "test_<name>", after "val_acc"."""
+    return {"val_acc": VALIDATION_ACCURACY} | {f"test_{name}": metric for name, metric in METRICS.items()}
 
 
 def summary(values: Mapping[str, float]) -> str:

@@ -130,7 +130,7 @@ class Backbone:
             return onnx_weights.converted(self.sha256 or "")
         if not self.is_sam:
             self._module()  # nothing is downloaded for a model that will not do
-        return weights.from_hub(self.timm, self.sha256)
+        return weights.from_hub(self.timm, pretrained_cfg(self.timm).hf_hub_id, self.sha256)
 
     @property
     def is_sam(self) -> bool:

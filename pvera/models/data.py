@@ -6,11 +6,19 @@ import warnings
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from adapters.injection import STEM
 from pvera.models import resources
 from pvera.models.classifier import Classifier
 from pvera.models.predict import eval_batch
+
+
+def as_tensor(array: Any) -> Tensor:
+    """An array, or a tensor, as a tensor that shares its memory: prepared images stay on disk until they are read."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nothing writes to it
+        return torch.as_tensor(array)
 
 
 class Data:
@@ -20,10 +28,7 @@ class Data:
     """
 
     def __init__(self, images: Any, labels: Any, device: torch.device) -> None:
-        with warnings.catch_warnings():
-            # Prepared images are mapped read-only, and nothing writes to them. On a CPU they stay on disk until they are read.
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            self.images, self.labels = torch.as_tensor(images).to(device), torch.as_tensor(labels).to(device)
+        self.images, self.labels = as_tensor(images).to(device), as_tensor(labels).to(device)
 
     def __len__(self) -> int:
         return len(self.labels)

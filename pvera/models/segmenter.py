@@ -67,19 +67,16 @@ def evaluate(model: Classifier, data: Data) -> dict[str, Any]:
     model.eval()
     classes, device = model.head.out_features, model.mean.device
     confusion = MulticlassJaccardIndex(classes, average=None, ignore_index=IGNORED, validate_args=False).to(device)
-    loss = counted = correct = 0.0
+    loss = 0.0
     for images, labels in zip(data.images.split(BATCH), data.labels.split(BATCH), strict=True):
         logits, labels = model(copy_to(device, images)), copy_to(device, labels)
-        predicted, counts = logits.argmax(1), labels != IGNORED
         loss += float(functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum"))
-        counted += float(counts.sum())
-        correct += float((predicted == labels)[counts].sum())
-        confusion.update(predicted, labels)
-    occurs = (confusion.confmat.sum(0) + confusion.confmat.sum(1)) > 0
-    iou = confusion.compute()
+        confusion.update(logits.argmax(1), labels)
+    pixels, iou = confusion.confmat, confusion.compute()  # pixels (label, predicted)
+    occurs, counted = (pixels.sum(0) + pixels.sum(1)) > 0, float(pixels.sum())
     return {
         "loss": loss / counted,
         "miou": float(iou[occurs].mean()),
         "iou": [float(value) if known else None for value, known in zip(iou, occurs, strict=True)],
-        "pixel_acc": correct / counted,
+        "pixel_acc": float(pixels.trace()) / counted,
     }

@@ -16,29 +16,24 @@ if TYPE_CHECKING:
 _HUB_TIMEOUT = 5.0  # seconds
 
 
-def from_hub(name: str, expected_sha256: str | None) -> Path:
-    """The safetensors file of timm's model `name` in the cache of the Hugging Face hub, downloaded on first use.
+def from_hub(name: str, repository: str | None, expected_sha256: str | None) -> Path:
+    """The safetensors file of timm's model `name` in the cache of the Hugging Face hub, downloaded from its `repository` on first use.
 
     Raises UserError if the model has no weights on the hub, the download fails, or the file has another sha256.
     """
-    path = _downloaded(name)
+    path = _downloaded(name, repository)
     if expected_sha256 and (sha256 := wheels.sha256(path)) != expected_sha256:
         raise UserError(f"{path} has sha256 {sha256}, backbone.sha256 expects {expected_sha256}: not used")
     return path
 
 
-def _downloaded(name: str) -> Path:
-    import timm
+def _downloaded(name: str, repository: str | None) -> Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    try:
-        config: Any = timm.get_pretrained_cfg(name)
-    except RuntimeError as error:
-        raise UserError(f"backbone.timm={name}: {error}") from error
-    if config is None or not config.hf_hub_id:
+    if not repository:
         raise UserError(f"backbone.timm={name} has no weights on the hub; set backbone.checkpoint or choose another")
-    file: dict[str, Any] = {"repo_id": config.hf_hub_id, "filename": "model.safetensors"}
+    file: dict[str, Any] = {"repo_id": repository, "filename": "model.safetensors"}
     try:
         return Path(hf_hub_download(**file, local_files_only=True))
     except LocalEntryNotFoundError:

@@ -4,12 +4,12 @@ import json
 from collections import defaultdict
 from typing import Any
 
-from pvera.metrics.table import VALIDATION_ACCURACY, quantities
+from pvera.metrics.table import quantities
 from pvera.plots.charts import Panel
 from pvera.rows.row import Row
 from pvera.tables.ablation import order
 from pvera.tables.ablation_charts import by_setting
-from pvera.tables.grouping import Group, brief, settings
+from pvera.tables.grouping import Group, brief, differing, settings
 from pvera.tables.render import Cell, parameters, text
 from pvera.text import HOLE
 
@@ -34,10 +34,7 @@ def _points(rows: list[Row]) -> tuple[list[str], Points]:
     together = defaultdict(list)
     for row in rows:
         together[row.task, row.seed].append(asked[row.digest])
-    varied = {
-        name for group in together.values() for name in set().union(*group) if len({values.get(name) for values in group}) > 1
-    } - {"adapter.grid"}  # fmt: skip
-    names = sorted(varied)
+    names = sorted(set[str]().union(*map(differing, together.values())) - {"adapter.grid"})
     by_point: Points = defaultdict(list)
     for row in rows if names else []:
         by_point[tuple(asked[row.digest].get(name, HOLE) for name in names)].append(row)
@@ -46,7 +43,7 @@ def _points(rows: list[Row]) -> tuple[list[str], Points]:
 
 def _panel(adapter: str, varied: list[str], by_point: Points) -> Panel:
     tasks = sorted({row.task for rows in by_point.values() for row in rows})
-    shown = {"val_acc": VALIDATION_ACCURACY} | quantities()
+    shown = quantities()
     table = [["task", *varied, *(metric.title for metric in shown.values()), "parameters", "seeds"]]
     for task in tasks:
         for point, rows in by_point.items():

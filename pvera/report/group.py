@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pvera.metrics.table import METRICS, VALIDATION_ACCURACY, quantities
+from pvera.metrics.table import METRICS, quantities
 from pvera.plots.charts import Panel
 from pvera.report.ablations import ablations
 from pvera.report.differences import differences
@@ -169,7 +169,7 @@ def _runs(group: Group, files: dict[Path, Row], folder: Path) -> Grid:
     """Header and lines of all rows, those that are not shown included."""
     shown = {id(row) for row in group.shown}
     paths = {id(row): path for path, row in files.items()}
-    metrics = {"val_acc": VALIDATION_ACCURACY} | quantities()
+    metrics = quantities()
     grid = [["adapter", "task", "seed", "shown", "parameters", "chosen", "val loss", *(metric.title for metric in metrics.values()), "s",
              "commit", "finished", "file"]]  # fmt: skip
     for row in group.rows:

@@ -28,7 +28,7 @@ def training_curves(files: list[tuple[Path, Row]], colours: dict[str, int]) -> t
     """
     panels = []
     rows = dict(files)
-    read, errors = store.read_each(rows, lambda path: log.of_chosen(path.with_suffix(".csv"), rows[path]))
+    read, errors = store.read_each(rows, lambda path: log.of_chosen(path.with_suffix(".csv"), rows[path].chosen))
     by_task = sorted(((rows[path], lines) for path, lines in read.items()), key=lambda item: item[0].task)
     for task, of_task in groupby(by_task, key=lambda item: item[0].task):
         logs = sorted(of_task, key=lambda item: (colours[item[0].adapter], item[0].seed))

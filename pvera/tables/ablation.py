@@ -132,7 +132,7 @@ def results_of_files(path: Path, row: Row, score: str) -> tuple[dict[str, float]
 
 def _of_log(file: Path, row: Row) -> tuple[dict[str, float], list[float]]:
     results: dict[str, float] = {}
-    lines = [line for line in log.of_chosen(file, row) if line.get("val_loss")]
+    lines = [line for line in log.of_chosen(file, row.chosen) if line.get("val_loss")]
     try:
         losses = [float(line["val_loss"]) for line in lines]
         for line in lines:

@@ -28,7 +28,7 @@ TITLE = "top-2 accuracy (%)"
 
 
 def test_names_units_and_texts():
-    assert list(quantities()) == [*(f"test_{name}" for name in METRICS), "val_acc"]
+    assert list(quantities()) == ["val_acc", *(f"test_{name}" for name in METRICS)]
     assert [metric.title for metric in METRICS.values()] == [
         "accuracy (%)", "balanced accuracy (%)", "macro F1 (%)", "ACE (%)", "ECE (%)", "NLL (nats)", "Brier score",
     ]  # fmt: skip
