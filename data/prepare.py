@@ -2,7 +2,7 @@
 
 Downloads and writes the data (source=tfds; needs `pip install -e '.[prepare]'`), checks sizes and classes, and fills the cache of
 prepared images. It may be stopped at any time: the same command goes on and repeats nothing. manual_dir=DIR is the folder of the downloads
-that TFDS cannot do. A task that cannot be prepared costs one line, and the others go on.
+that TFDS cannot do. For a task that cannot be prepared it prints one line, and it goes on with the others.
 """
 
 from __future__ import annotations
