@@ -106,8 +106,7 @@ def _grids(measured: statistics.Statistics) -> list[Grid]:
 def _warnings(group: Group) -> list[str]:
     warnings = []
     if group.facts["limited"]:
-        reasons = sorted({reason for row in group.rows for reason in row.limited_reasons})
-        warnings.append(f"Limited runs, not to be compared with full ones: {'; '.join(reasons)}.")
+        warnings.append(f"Limited runs, not to be compared with full ones: {section.limited_reasons(group.rows)}.")
     return warnings + [f"{phrase}." for phrase in section.without_commit(group.rows, "runs")]
 
 
