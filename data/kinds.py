@@ -133,7 +133,7 @@ class OwnTask(Task):
     """Exact number of images in the test split; 0: any."""
 
     def __post_init__(self) -> None:
-        if self.name and not re.fullmatch(r"\w[\w .+-]{0,99}", self.name):
+        if self.name and not re.fullmatch(r"[^\W_][\w .+-]{0,99}", self.name):
             raise DataError(
                 "task.name must be up to 100 letters, digits, blanks and . _ + - and start with a letter or digit, "
                 f"found {self.name[:110]!r}"

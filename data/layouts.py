@@ -10,7 +10,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 
 from data import lists
@@ -68,10 +68,15 @@ def _listing(folder: Path) -> dict[str, Path]:
 
 def _folders(folder: Path) -> Layout:
     """Classes as sub-folders, below folders of splits or right in the folder."""
-    below = {path.name.lower(): path for path in _listing(folder).values() if path.is_dir()}
+    known = {*chain(*SPLIT_FOLDERS.values())}
+    folders = [path for path in _listing(folder).values() if path.is_dir()]
+    _check_names([path.name for path in folders if path.name.lower() in known], folder)
+    below = {path.name.lower(): path for path in folders}
     splits = {pool: next((below[name] for name in names if name in below), None) for pool, names in SPLIT_FOLDERS.items()}
     train = splits["train"]
     if train is None or not any(path.is_dir() for path in _listing(train).values()):  # a class may be called train
+        if len(below) > 1 and below.keys() <= known:
+            raise DataError(f"{folder} has the folders {', '.join(below)}, but no folders of classes in train: {PAGE}")
         splits = {"train": folder}
     elif splits["test"] is None and splits["val"] is not None:
         splits = {"train": train, "test": splits["val"]}
@@ -124,6 +129,9 @@ def _lists(folder: Path, there: dict[str, Path]) -> Layout:
     named = [line.strip() for line in lists.lines(folder / "classes.txt")] if "classes.txt" in there else None
     pools = {pool: list(lists.entries(folder, name, len(named) if named else None).items()) for pool, name in names.items()}
     numbers = {label for items in pools.values() for _, label in items}
+    if not named and max(numbers) >= len(numbers):  # before a list of all numbers is made
+        absent = next(number for number in range(len(numbers)) if number not in numbers)
+        raise DataError(f"{folder}: labels must be 0, 1, 2, ... without a gap, found {max(numbers)} and no {absent}: number the classes so")
     class_names = named or [str(number) for number in range(max(numbers) + 1)]
     _every_class_is_trained(folder, class_names, pools, names)
     return Layout(class_names, pools, names, [])
@@ -180,9 +188,11 @@ def _check(layout: Layout, folder: Path) -> None:
 
 
 def _check_names(names: Iterable[str], folder: Path) -> None:
-    """Raises DataError for two names that are the same but for case, or for the way in which accents are written."""
+    """Raises DataError for two names that are the same but for case or the way in which accents are written, and for one not in UTF-8."""
     seen: dict[str, str] = {}
     for name in names:
+        if any("\ud800" <= sign <= "\udfff" for sign in name):
+            raise DataError(f"{folder} has a class whose name is not UTF-8, {os.fsencode(name)!r}: rename it")
         key = unicodedata.normalize("NFC", name).casefold()
         if key in seen:
             raise DataError(

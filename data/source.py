@@ -96,6 +96,8 @@ class Source:
             raise DataError(f"source.test_limit must be at least 1, found {self.test_limit}")
         if self.root is not None and not self.has_root:
             raise DataError(f"source={self.name} has no root: leave it out")
+        if self.root is not None and "://" not in self.root:  # a checkpoint is opened in other folders too
+            self.root = str(local(self.root).absolute())
 
     def _choose(self, field: str, choices: Iterable[str]) -> None:
         if getattr(self, field) not in choices:

@@ -61,6 +61,8 @@ def _compare(trained: Trained, samples: int | None) -> None:
         predicted = predict(trained.model, trained.images, samples).mean
     path = trained.path.with_suffix(".json")
     row = store.read(path) if path.exists() else None
+    if trained.limits != (row.limited_reasons if row else []):
+        print(f"{len(trained.labels):,} test images: {'; '.join(trained.limits)}")
     for name, value in evaluate(predicted, trained.labels).items():
         of_row = row.test.get(name) if row else None
         print(f"test_{name:6} {value:.6f}" + ("" if of_row is None else f"   in the row {of_row:.6f}"))

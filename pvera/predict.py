@@ -43,7 +43,7 @@ def predict(options: argparse.Namespace) -> int:
         outcomes = list(labelling.label(run, model, files, options.samples, options.seed, options.ood, bar.update))
     labelled = [outcome for outcome in outcomes if isinstance(outcome, Labelled)]
     if labelled and options.csv:
-        storage.write_atomically(options.csv, csv_text(labelling.grid(labelled, options.ood, 6)).encode())
+        storage.write_atomically(options.csv, csv_text(labelling.grid(labelled, options.ood, 6)).encode(errors="surrogateescape"))
         print(f"{len(labelled)} images, written to {options.csv}")
     elif labelled:
         grid = labelling.grid(labelled, options.ood, 3)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 
 import pytest
@@ -114,6 +115,30 @@ def test_predictions_do_not_depend_on_the_images_beside(row, data, tmp_path, cap
     assert predicted(capsys, row, data / "test", "--csv", file, "--ood", "norm of mu")[1] == [["6", "images,", "written", "to", str(file)]]
     written = list(csv.DictReader(file.open()))
     assert [f"{float(one['probability']):.3f}" for one in written] == [line[2] for line in lines] and "norm of mu" in written[0]
+
+
+def test_files_of_other_formats_are_named(row, tmp_path, capsys):
+    picture(tmp_path / "a.png", 1)
+    (tmp_path / "b.heic").write_bytes(b"")
+    code, lines, err = predicted(capsys, row, tmp_path)
+    assert code == 0 and len(lines) == 2 and err == f"pvera: warning: 1 of 2 files in {tmp_path} are not read: b.heic\n"
+
+
+def test_a_file_whose_name_is_no_text_is_written_to_the_csv(row, tmp_path, capsys):
+    odd = picture(tmp_path / os.fsdecode(b"caf\xe9.png"), 1)
+    assert predict.main([str(row), str(odd), "--csv", str(tmp_path / "out.csv")]) == 0
+    assert os.fsencode(odd) in (tmp_path / "out.csv").read_bytes()
+
+
+def test_a_cut_of_the_test_is_told(row, capsys):
+    assert evaluate.main([str(row), "--images", "3"]) == 0
+    assert capsys.readouterr().out.startswith("3 test images: at most 1 epochs; test: 3 of 6 images, evenly apart\n")
+
+
+def test_a_root_is_absolute_in_the_checkpoint(data, monkeypatch):
+    monkeypatch.chdir(data.parent)
+    run = compose_run(["task=own", "source=folder", "source.root=insects", "backbone=test_vit", "image_size=32", "adapter=ia3"])
+    assert run.source.root == str(data)
 
 
 def test_images_that_cannot_be_read_do_not_stop_the_others(row, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from argparse import ArgumentParser
@@ -56,7 +57,9 @@ class OODImages:
     @property
     def name(self) -> str:
         """The name in files and tables: the task's, or the folder's."""
-        return tasks.find(self.task).name if self.task else local(str(self.folder)).resolve().name
+        if self.task:
+            return tasks.find(self.task).name
+        return os.fsencode(local(str(self.folder)).resolve().name).decode(errors="replace")  # a report is UTF-8, a path may be anything
 
     def check(self, run: Run) -> None:
         """Raises UserError if the images cannot be had, as far as that shows without decoding them."""
@@ -79,9 +82,7 @@ class OODImages:
             images = split.images[chosen] if cut else split.images  # all of them stay on disk until they are looked at
             return images, [f"{self.name}: {reason}" for reason in (split.limited, cut) if reason]
         files, unread = images_in(local(self.folder))
-        if unread:
-            named = ", ".join(path.name for path in unread[:NAMED]) + (", ..." if len(unread) > NAMED else "")
-            _warn(f"{len(unread)} of {len(files) + len(unread)} files in {self.folder} are not read: {named}")
+        warn_unread(str(self.folder), files, unread)
         chosen, cut = thinned(len(files), wanted)
         resized, broken = [], []
         for i in chosen:
@@ -100,7 +101,8 @@ class OODImages:
         else:
             source = kind(self.source)(self.source, run.source.resize, run.source.normalisation, "any")
         source = source if self.root is None else with_root(source, self.root, "root")
-        return source if self.limit is None else replace(source, test_limit=self.limit)
+        source = source if self.limit is None else replace(source, test_limit=self.limit)
+        return source.chosen(tasks.find(str(self.task)))
 
     def _task(self, run: Run) -> Task:
         """The task, with the classes that only its source knows."""
@@ -183,6 +185,13 @@ def load_all(sets: Sequence[OODImages], trained: Trained, wanted: int | None) ->
             _warn(f"{shared} of {len(images)} images of {ood.name} are among the run's test images")
         loaded[ood.name] = ForeignImages(as_tensor(images), limits, shared)
     return loaded
+
+
+def warn_unread(folder: str, files: Sequence[Path], unread: Sequence[Path]) -> None:
+    """Warns of the files of a folder that are of no known image format."""
+    if unread:
+        named = ", ".join(path.name for path in unread[:NAMED]) + (", ..." if len(unread) > NAMED else "")
+        _warn(f"{len(unread)} of {len(files) + len(unread)} files in {folder} are not read: {named}")
 
 
 def _warn(text: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from data.errors import DataError
 from data.files import local
 from pvera.errors import UserError
-from pvera.evaluators.foreign import image, images_in
+from pvera.evaluators.foreign import image, images_in, warn_unread
 from pvera.text import Grid
 
 if TYPE_CHECKING:
@@ -42,7 +42,9 @@ def files_of(given: Sequence[Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for path in given:
         if path.is_dir():
-            found |= dict.fromkeys(images_in(path)[0])
+            images, others = images_in(path)
+            warn_unread(str(path), images, others)
+            found |= dict.fromkeys(images)
         elif path.is_file():
             found[local(path)] = None
         else:

@@ -39,7 +39,7 @@ def _legend(figure: Figure, axes: Any, panel: Panel) -> None:
     named = {(series.index, series.name) for chart in panel.charts if isinstance(chart, Chart) for series in chart.series if series.legend}
     if len({name for _, name in named}) == len({index for index, _ in named}) == len(named) > 0:
         shown = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-        columns = len(axes[0]) * min(4, 80 // (max(map(len, shown)) + 6))  # below a chart is room for 80 letters
+        columns = len(axes[0]) * min(4, 80 // (max(map(len, shown), default=0) + 6))  # below a chart is room for 80 letters
         figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=columns, fontsize="small")
     elif named:
         for axis in axes.flat:

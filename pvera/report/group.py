@@ -140,6 +140,7 @@ def _provenance(group: Group) -> list[tuple[str, list[str]]]:
         for name, value in settings(row).items():
             values.setdefault(name, set()).add(value)
     days = sorted(row.finished for row in rows)
+    by_commit = sorted(commits.items(), key=str)  # either may be None
     versions = sorted({f"{name} {version}" for row in rows for name, version in row.versions.items()})
 
     def of(part: str, keep: str = "") -> list[str]:
@@ -152,7 +153,7 @@ def _provenance(group: Group) -> list[tuple[str, list[str]]]:
 
     facts = [
         ("Rows", [f"{len(rows)} in all, {len(group.shown)} shown; experiments: {experiments}"]),
-        ("Commits", [f"{commit}{', changed' if dirty else ''}: {number} runs" for (commit, dirty), number in sorted(commits.items())]),
+        ("Commits", [f"{commit}{', changed' if dirty else ''}: {number} runs" for (commit, dirty), number in by_commit]),
         ("Finished", [days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"]),
         ("Devices", sorted({row.device for row in rows})),
         ("Versions", [", ".join(versions)]),

@@ -81,10 +81,11 @@ def text(value: Any) -> str:
 def varied(rows: list[Row]) -> list[str]:
     """The names of the settings that differ between rows, except the seed and those that a task decides.
 
-    Between different adapters, only settings count that all have and that differ within an adapter. Raises UserError if none differs.
+    A setting that a row lacks counts as null there. Between different adapters, only settings count that differ within an adapter. Raises
+    UserError if none differs.
     """
     settings_of = [settings(row) for row in rows]
-    names = [name for name in settings_of[0] if all(name in values for values in settings_of)]
+    names = list(dict.fromkeys(name for values in settings_of for name in values))
     apart = differing(settings_of)
     found = [name for name in names if name in apart]
     if "adapter" in found:
@@ -172,7 +173,7 @@ def ablations(files: dict[Path, Row], score: str) -> tuple[list[Ablation], list[
 def _settings(rows: list[Row], beside: dict[int, tuple[dict[str, float], list[float]]]) -> list[Setting]:
     """The settings of the rows of one group and task, in the order of their values. `beside` has the results of files by the row's id."""
     names, by_values = varied(rows), defaultdict(list)
-    for row in rows:
+    for row in {row.digest: row for row in rows}.values():  # a copy of a row is no other run
         values = settings(row)
         by_values[json.dumps([values.get(name) for name in names])].append(row)
     made = []

@@ -105,8 +105,9 @@ def fact(row: Row, name: str) -> Any:
 
 def _choose(rows: list[Row]) -> dict[str, Runs]:
     runs: dict[str, Runs] = defaultdict(lambda: defaultdict(dict))
-    # The lowest validation loss comes last and stays; test metrics play no part. The digest decides between equal losses.
-    for row in sorted(rows, key=lambda row: (row.val_loss, row.digest, row.finished), reverse=True):
+    # The lowest validation loss comes last and stays; the values of test metrics play no part. Of equal losses a run that was tested stays,
+    # else the digest decides.
+    for row in sorted(rows, key=lambda row: (row.val_loss, not row.test, row.digest, row.finished), reverse=True):
         runs[row.adapter][row.task][row.seed] = row
     return {adapter: dict(by_task) for adapter, by_task in runs.items()}
 

@@ -25,7 +25,7 @@ def section(group: Group, quantity: str) -> Section:
     """The table of a group."""
     across = columns(set(group.tasks), quantity)
     if len(group.tasks) == 1:  # a metric that was registered after all of these runs
-        across = [column for column in across if any(by_seed(column, runs) for runs in group.runs.values())]
+        across = [column for column in across if any(by_seed(column, runs) for runs in group.runs.values())] or across[:1]
     lines = []
     for adapter, runs in group.runs.items():
         rows = [row for of_seed in runs.values() for row in of_seed.values()]

@@ -53,4 +53,6 @@ def _why(row: Row, shown: Row) -> str:
         return "yes"
     if row.digest == shown.digest:
         return "no: the same run again"
-    return "no: higher validation loss" if row.val_loss > shown.val_loss else "no: the same validation loss, a later digest"
+    if row.val_loss > shown.val_loss:
+        return "no: higher validation loss"
+    return "no: not tested" if shown.test and not row.test else "no: the same validation loss, a later digest"

@@ -1,5 +1,6 @@
 """Somebody's own images: every layout of a folder, the draws, and each mistake in one line."""
 
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -180,6 +181,16 @@ def damaged(folder: Path, what: str) -> None:
         tree(folder, {"train/Dog": 2}, 300)
     elif what == "case in test":
         (folder / "test" / "dog").rename(folder / "test" / "DOG")
+    elif what == "Train and train":
+        tree(folder, {"Train/cat": 2}, 300)
+    elif what == "no folders of classes":
+        for split in ("train", "val", "test"):
+            shutil.rmtree(folder / split)
+        tree(folder, {"train": 3, "test": 3})
+    elif what == "not UTF-8":
+        tree(folder, {os.fsdecode(b"train/caf\xe9"): 2}, 300)
+    elif what == "a label of nine digits":
+        (folder / "train.txt").write_text("train/cat/0.png 0\ntrain/dog/0.png 999999999\n")
     elif what == "no classes":
         for split in ("train", "val", "test"):
             shutil.rmtree(folder / split)
@@ -205,6 +216,10 @@ def damaged(folder: Path, what: str) -> None:
         ),
         ("case", "has the classes Dog and dog, which differ in case alone: rename one, or put them together"),
         ("case in test", "has the classes DOG and dog, which differ in case alone"),
+        ("Train and train", "Train and train, which differ in case alone"),
+        ("no folders of classes", "has the folders test, train, but no folders of classes in train: docs/own_images.md shows the layouts"),
+        ("not UTF-8", r"has a class whose name is not UTF-8, b'caf\\xe9': rename it"),
+        ("a label of nine digits", "labels must be 0, 1, 2, ... without a gap, found 999999999 and no 1: number the classes so"),
         ("no classes", "has no sub-folders of classes, and .* no train.txt: docs/own_images.md shows the layouts"),
         ("all the same", "test is wholly contained in train800 and val200, image by image"),
     ],

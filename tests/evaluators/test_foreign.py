@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from data.errors import UnreadableImages
+from data.sources.folder import Folder
+from data.tasks import find
 from pvera.errors import UserError
 from pvera.evaluators.foreign import OODImages, parse, parse_all
 
@@ -52,6 +54,13 @@ def test_jfif_is_read_and_other_files_are_named(tmp_path, capsys):
     images, _ = OODImages(folder=str(tmp_path)).load(RUN, None)
     assert len(images) == 2
     assert capsys.readouterr().err == f"pvera: warning: 3 of 5 files in {tmp_path} are not read: c.heic, d.heic, notes.txt\n"
+
+
+def test_a_task_is_taken_from_the_source_that_has_it():
+    run = SimpleNamespace(source=Folder(), image_size=8, task=find("dtd"))
+    ood = OODImages(task="dsprites_loc", source="auto", limit=2)
+    ood.check(run)
+    assert ood.load(run, None)[0].shape == (2, 8, 8, 3)
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "many", "", "²"])

@@ -206,6 +206,13 @@ def test_a_folder_without_rows_is_one_line(tmp_path, capsys):
         assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("changes", [{"test": {}, "n_test": 0}, {}], ids=["untested", "no commit"])
+def test_rows_without_a_test_or_a_commit_have_a_page(tmp_path, changes):
+    commits = ({"git_commit": None, "git_dirty": dirty} for dirty in (None, True))  # the second of code that no commit holds
+    keep(tmp_path, [run(adapter, **commit, **changes) for adapter, commit in zip(("vera", "lora"), commits, strict=True)])
+    assert report.main([str(tmp_path)]) == 0 and "lora" in (tmp_path / "report.html").read_text()
+
+
 def test_one_task_alone_shows_its_metrics(demo):
     text = (demo / "report.html").read_text()
     assert "<h3>Test metrics</h3>" in text and "NLL (nats)" in text and "Task by task" not in text

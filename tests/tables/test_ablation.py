@@ -103,6 +103,23 @@ def test_of_different_adapters_only_what_they_share_and_the_name_does_not_tell(t
     assert settings == ["rank=4, adapter=lora", "rank=8, adapter=lora", "rank=256, adapter=vera", "rank=512, adapter=vera"]
 
 
+def test_what_an_adapter_lacks_does_not_hide_what_differs_in_another(tmp_path):
+    for rank, accuracy in ((4, 0.2), (64, 0.8)):
+        keep(tmp_path, "lora", rank=rank, others={"test_acc": accuracy})
+    keep(tmp_path, "ia3", others={"test_acc": 0.5})
+    assert ablation.main([str(tmp_path)]) == 0
+    found = {setting: values for (_, setting, figure), values in tidy(tmp_path).items() if figure == "test accuracy (%)"}
+    assert found == {"adapter=ia3, rank=null": (50, "", 1), "adapter=lora, rank=4": (20, "", 1), "adapter=lora, rank=64": (80, "", 1)}
+
+
+def test_a_copy_of_a_row_is_not_another_seed(tmp_path):
+    for folder in ("a", "b"):
+        for weight in (1e-6, 1.0):
+            keep(tmp_path / folder, kl=weight)
+    assert ablation.main([str(tmp_path)]) == 0
+    assert {seeds for _, _, seeds in tidy(tmp_path).values()} == {1}
+
+
 def test_tasks_and_kinds_of_runs_have_tables_and_plots_of_their_own(tmp_path):
     for task in ("dsprites_loc", "svhn"):
         for targets in (["q", "k", "v"], ["q", "v"]):

@@ -5,6 +5,7 @@ import random
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -153,6 +154,9 @@ def test_the_lowest_validation_loss_is_chosen_never_the_test():
     other_images = run(settings={"source": {"name": "folder", "fingerprint": "b"}})
     [section] = sections([run(settings={"source": {"name": "folder", "fingerprint": "a"}}), other_images])
     assert "they differ in source.fingerprint)" in " ".join(section.caption)
+    tested, untested = (replace(of(rank, 0.5, 0.30), test=test) for rank, test in ((4, {"acc": 0.3}), (5, {})))
+    for order in ([tested, untested], [replace(tested, digest="f" * 64), replace(untested, digest="0" * 64)]):
+        assert sections(order)[0].lines[0].cells[0] == render.Cell(30.0, None, 1)
     tied = [of(4, 0.5, 0.30), of(5, 0.5, 0.20)]
     assert sections(tied)[0].lines == sections(tied[::-1])[0].lines  # whichever it is, always the same
     [section] = sections([rows[1], rows[1]])  # a copy of a row is not another run, nor another seed
