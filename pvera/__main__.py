@@ -31,7 +31,7 @@ def job(cfg: DictConfig) -> list[Result] | None:
     alone = HydraConfig.get().mode == RunMode.RUN
     searched = not alone and not is_grid(HydraConfig.get().sweeper._target_)
     # With one job after another in this process, runs of other workers can wait until the other jobs are done.
-    serial = not alone and HydraConfig.get().launcher._target_.endswith("BasicLauncher")
+    serial = not alone and not searched and HydraConfig.get().launcher._target_.endswith("BasicLauncher")
     try:
         take_gpu()
         results = execute(to_runs(cfg), wait=not serial, failed_before=Sweep.latest.failed_before if serial else None)

@@ -65,6 +65,7 @@ OmegaConf.register_new_resolver("cache_dir", lambda: str(cache_dir()), replace=T
 
 _PLAIN = {field.name for field in fields(Run) if field.default != MISSING} - {"logger"}  # settings that are no group
 _GROUPS = {field.name for field in fields(Run)} - _PLAIN | {"experiment", "launcher", "schema"}
+_SETTING = re.compile(r"\w+(\.\w+)+")  # of a group
 
 
 def check_command_line(arguments: list[str]) -> None:
@@ -105,7 +106,7 @@ def expand_words(words: list[str]) -> list[str]:
     """The words with tasks named as Hydra knows them, and ready for a sweep over the choices of a group.
 
     Hydra composes a sweep once without the choices that are swept, where a setting of one of these is unknown: `adapter.alpha=8` beside
-    `adapter=lora,dora`. So that setting becomes a sweep over one value.
+    `adapter=lora,dora`. So that setting becomes a sweep over one value. null is left as it is: Hydra has no choice of it.
     """
     swept = {key for key, _, value in (word.partition("=") for word in words) if key in _GROUPS and re.search(r",|glob\(", value)}
     expanded = []
@@ -113,7 +114,7 @@ def expand_words(words: list[str]) -> list[str]:
         key, is_pair, value = word.partition("=")
         if key == "task" and is_pair:
             word = f"task={tasks.offer(value)}"
-        elif is_pair and key.split(".")[0] in swept - {key} and re.fullmatch(r"\w+(\.\w+)+", key) and not _is_sweep(word):
+        elif value != "null" and is_pair and key.split(".")[0] in swept - {key} and _SETTING.fullmatch(key) and not _is_sweep(word):
             word = f"{key}=choice({value})"
         expanded.append(word)
     return expanded

@@ -31,6 +31,13 @@ def test_the_command_leaves_a_row_and_does_nothing_twice(tmp_path, capsys, monke
         assert str(path) in err and err.count("\n") == 1
 
 
+def test_other_pixels_are_another_row(tmp_path):
+    asked = ["--data", str(folder(tmp_path / "pairs")), "adapter=linear_probe", *SETTINGS, f"results={tmp_path / 'rows'}"]
+    for normalisation in ("imagenet", "half", "none"):
+        assert segment.main([*asked, f"source.normalisation={normalisation}"]) == 0
+    assert len(list((tmp_path / "rows").rglob("*.json"))) == 3
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [

@@ -10,6 +10,7 @@ import shlex
 import sys
 import threading
 import time
+import traceback
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
@@ -68,6 +69,9 @@ class Sweep(Callback):
         except MISTAKES as error:  # Hydra would turn an exception of a callback into a warning, but it lets an exit pass
             print(f"pvera: {explain(error)}", file=sys.stderr)
             sys.exit(2)
+        except Exception:  # a fault of the code, such as an adapter of the user's
+            traceback.print_exc()
+            sys.exit(1)
         print(f"{len(self.runs)} runs: {self.done_before} done before, {len(self.runs) - self.done_before} to do", flush=True)
         self.logs = config.hydra.launcher.get("submitit_folder", "").replace("%j", "*")
         if not config.hydra.launcher._target_.endswith("BasicLauncher"):
@@ -133,6 +137,8 @@ class Sweep(Callback):
                 self._print_here(execute(compose(config, job), failed_before=self.failed_before))
             except MISTAKES as error:
                 print(f"pvera: {explain(error)}", file=sys.stderr)
+            except Exception:
+                traceback.print_exc()
         if not self.is_search:
             self.finish()
 

@@ -11,12 +11,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from pvera.config import Run, to_runs
+from pvera.errors import UserError
 from pvera.overrides import composing
 
 
 def jobs(config: DictConfig) -> list[list[str]]:
-    """The overrides of each job of a multirun's configuration, as Hydra's sweeper makes them."""
-    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    """The overrides of each job of a multirun's configuration, as Hydra's sweeper makes them; with hydra.mode=RUN nothing is swept."""
+    swept = {} if config.hydra.mode == RunMode.RUN else config.hydra.sweeper.params or {}
+    params = [f"{key}={value}" for key, value in swept.items()]
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     return BasicSweeper.split_arguments(parser.parse_overrides([*params, *config.hydra.overrides.task]), max_batch_size=None)[0]
 
@@ -26,7 +28,10 @@ def compose(config: DictConfig, job: list[str]) -> list[Run]:
 
     Raises one of `pvera.command.MISTAKES` if they cannot be composed.
     """
-    return to_runs(GlobalHydra.instance().config_loader().load_sweep_config(config, job))
+    composed = GlobalHydra.instance().config_loader().load_sweep_config(config, job)
+    if (composed.hydra.sweeper.params or {}) != (config.hydra.sweeper.params or {}):  # of an experiment that is itself swept
+        raise UserError("an experiment that is one of several values cannot sweep settings of its own: start a command for each experiment")
+    return to_runs(composed)
 
 
 def checked(config: DictConfig) -> Iterator[tuple[list[str], list[Run]]]:

@@ -45,6 +45,8 @@ class Progress:
         self.runs, self.packing, self.made_by = runs, packing, {"device": device} | provenance.provenance()
         self.files = [runs[0].path.with_suffix(suffix) for suffix in (".resume-a", ".resume-b")]
         self._members = [run.path.name for run in runs]
+        self._others: dict[str, tuple[str, _Saved]] = {}
+        """By their rows: other runs whose newest state is in these files, with their digests. They are written again with every state."""
         self._held: tuple[dict[str, Tensor], dict[str, str]] | None = None
         self._next = 0.0  # the time from which on the next file may be written
         self._warned = False
@@ -76,6 +78,11 @@ class Progress:
                 self._resume(run, saved)
                 if saved.pack["members"] == self._members:  # the same pack keeps its size, so that the numbers are the same too
                     self.packing.size = min(saved.pack["size"], self.packing.size or saved.pack["size"])
+        own = {run.digest for run in self.runs}
+        for digest, saved in newest.items():
+            rows = dict(zip(saved.pack["runs"], saved.pack.get("rows", saved.pack["members"]), strict=True))
+            if digest not in own and saved.file in self.files and not saved.file.with_name(rows[digest]).exists():
+                self._others[rows[digest]] = digest, saved
         if any(saved.file == self.files[0] for saved in newest.values()):
             self.files.reverse()
 
@@ -91,7 +98,8 @@ class Progress:
             restore(run.begin_final(), put_back(len(run.learners)))
         run.seconds, run.images_before, run.events = saved.run["seconds"], run.images(), saved.run["events"]
         if changed := [key for key, value in self.made_by.items() if saved.run["made_by"].get(key) != value]:
-            run.events.append(f"continued after {saved.run['epochs']} epochs with another {', '.join(changed)}")
+            epochs = max(learner.epochs for learner in run.all_learners())
+            run.events.append(f"continued after {epochs} epochs with another {', '.join(changed)}")
 
     def keep(self) -> None:
         """Called after an epoch: holds the state in memory, and writes it if that is cheap enough."""
@@ -111,8 +119,12 @@ class Progress:
                 "epochs": sum(learner.epochs for learner in learners), "seconds": run.spent(self.runs), "events": run.events,
                 "made_by": self.made_by,
             }  # fmt: skip
-        state_text = json.dumps({"members": self._members, "size": self.packing.size, "runs": runs})
-        self._held = tensors, {"rows": json.dumps(self._members), "state": state_text}
+        for digest, saved in self._others.values():
+            tensors |= {key: tensor for key, tensor in saved.tensors.items() if key.startswith(f"{digest}/")}
+            runs[digest] = saved.run
+        rows = [*self._members, *self._others]
+        state_text = json.dumps({"members": self._members, "rows": rows, "size": self.packing.size, "runs": runs})
+        self._held = tensors, {"rows": json.dumps(rows), "state": state_text}
         if start >= self._next:
             self.flush()
             now = time.perf_counter()

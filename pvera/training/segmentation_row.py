@@ -31,6 +31,8 @@ def segment(run: Run, data: str) -> tuple[Path, dict[str, Any]]:
     splits = loaded.splits
     checksum = hashlib.sha256(b"".join(array.tobytes() for pairs in splits.values() for array in (pairs.images, pairs.masks)))
     settings = {key: value for key, value in run.settings().items() if key not in ("task", "source")} | {"data": checksum.hexdigest()}
+    if run.source.normalisation != "imagenet":  # the default, which earlier rows do not mention
+        settings["normalisation"] = run.normalisation()
     digest, name = digests.digest(settings), local(data).name
     path = Path(run.results) / run.backbone.name / run.adapter.label / name / f"segment-seed={run.seed}-{digest[:8]}.json"
     if path.exists():

@@ -13,6 +13,7 @@ from omegaconf import open_dict
 
 from pvera.config import register, to_runs
 from pvera.rows import digests, store
+from pvera.sweeps import callback
 from pvera.sweeps.callback import Sweep
 from pvera.sweeps.execute import Result, row_path
 from tests.helpers.command import Command
@@ -65,3 +66,26 @@ def test_a_sweep_that_has_no_folder_for_hydra_is_one_line(capsys, hydra):
         Sweep().on_multirun_start(config)
     said = capsys.readouterr().err
     assert caught.value.code == 2 and "Hydra's folder /proc/none/hydra cannot be written" in said and said.count("\n") == 1
+
+
+def fault(*_, **__):
+    raise ZeroDivisionError("of the code")
+
+
+def test_a_fault_of_the_code_before_the_sweep_ends_it(tmp_path, capsys, monkeypatch, hydra):
+    config = compose("config", overrides=["backbone=test_vit", f"hydra.sweep.dir={tmp_path}"], return_hydra_config=True)
+    monkeypatch.setattr(callback, "checked", fault)
+    with pytest.raises(SystemExit) as caught:
+        Sweep().on_multirun_start(config)
+    assert caught.value.code == 1 and "ZeroDivisionError: of the code" in capsys.readouterr().err
+
+
+def test_a_fault_in_a_run_that_another_worker_gave_up_is_a_run_without_a_row(tmp_path, capsys, monkeypatch, hydra):
+    config = compose("config", overrides=["task=extra/digits", "backbone=test_vit", f"results={tmp_path}"], return_hydra_config=True)
+    sweep, job = Sweep(), ["adapter=linear_probe"]
+    sweep.runs, sweep.claimed = [(job, run) for run in callback.compose(config, job)], [job]
+    monkeypatch.setattr(callback, "execute", fault)
+    with pytest.raises(SystemExit) as caught:
+        sweep.on_multirun_end(config)
+    said = capsys.readouterr().err
+    assert caught.value.code == 1 and "ZeroDivisionError: of the code" in said and "1 of 1 runs failed" in said

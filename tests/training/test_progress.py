@@ -187,6 +187,19 @@ def test_other_seeds_in_the_pack_go_on_each_from_where_it_was(tmp_path, monkeypa
     assert files(tmp_path) == []
 
 
+def test_a_smaller_pack_keeps_the_progress_of_the_others_in_its_files(tmp_path, monkeypatch, whole):
+    words = ["adapter=linear_probe", f"results={tmp_path}"]
+    interrupted(monkeypatch, make(*words, "seed=[0,1]"), 2)
+    [alone] = execute(make(*words, "seed=0"))  # writes its epochs into the files of the pack
+    [other] = make(*words, "seed=1")
+    found = progress.epochs_done(row_path(other), digests.digest(other.settings()))
+    assert found is not None and found[1] == [2] and alone.path.exists()
+    execute([other])
+    assert files(tmp_path) == []
+    for name, row in figures(tmp_path).items():
+        assert row["grid"] == whole["linear probe"][name]["grid"]
+
+
 def test_a_full_disk_does_not_stop_training(tmp_path, monkeypatch, whole, capsys):
     def full(*_):
         raise UserError("cannot write it: No space left on device")
