@@ -162,7 +162,8 @@ class Adapter:
     def active_grid(self) -> list[dict[str, Any]]:
         """The grid and the search without the hyper-parameters that are set by hand, and without duplicates."""
         points = [{key: value for key, value in point.items() if getattr(self, key) is None} for point in self._combinations()]
-        return [point for i, point in enumerate(points) if point and point not in points[:i]]
+        distinct = [point for i, point in enumerate(points) if point not in points[:i]]
+        return distinct if distinct != [{}] else []
 
     def points(self) -> list[tuple[dict[str, Any], Adapter]]:
         """Every grid point with the adapter it stands for; a single empty point if nothing is searched."""

@@ -43,7 +43,7 @@ SITES: dict[str, tuple[tuple[Place, ...], ...]] = {
     "fc1_g": ((Place("mlp.fc1_g"),),),
     "fc1_x": ((Place("mlp.fc1_x"),),),
     "fc2": ((Place("mlp.fc2"),),),
-    "act": ((Place("mlp.norm"),), (Place("mlp.act"),)),  # what fc2 reads: some MLPs have a norm behind the activation
+    "act": ((Place("mlp.norm"),), (Place("mlp.act"),)),  # what fc2 reads: behind the activation some MLPs have a norm
     "attn": ((Place("attn"),),),
     "mlp": ((Place("mlp"),),),
     "norm2+mlp": ((Place("mlp"),),),
@@ -96,7 +96,9 @@ def _has(owner: nn.Module, path: str) -> bool:
     from torch import nn
 
     try:
-        return not isinstance(owner.get_submodule(path), nn.Identity)
+        # What a gated MLP multiplies passes through its norm, which may do nothing; its activation sees the gate alone.
+        gated = path == "mlp.norm" and type(owner.get_submodule("mlp")).__name__ in ("SwiGLU", "GluMlp")
+        return not isinstance(owner.get_submodule(path), nn.Identity) or gated
     except AttributeError:
         return False
 

@@ -99,7 +99,9 @@ class Adapted(nn.Module):
         self.base, self.edit = base, edit
 
     def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
-        return self.edit(x, self.base(x, **kwargs))
+        y = self.base(x, **kwargs)
+        one = x.ndim == y.ndim == 3 and y.shape[1] == 1  # the last block, where it is computed for the class token alone
+        return self.edit(x[:, :1] if one else x, y)
 
 
 class Entered(Adapted):
@@ -202,7 +204,8 @@ def _place(model: Any, index: int | None, edits: dict[str, Edit]) -> None:
     if fused := {target: edit for target, edit in edits.items() if found[target].of > 1}:
         path = next(found[target].path for target in fused)
         owner.set_submodule(path, Adapted(owner.get_submodule(path), FusedQKV(fused)))
-    for target in sorted(edits.keys() - fused.keys(), key=lambda target: -len(found[target].path)):  # inner modules first
+    # Inner modules first; of two edits of one module, the first name is inside. Parameters are named after that, in checkpoints too.
+    for target in sorted(edits.keys() - fused.keys(), key=lambda target: (-len(found[target].path), target)):
         path, edit = found[target].path, edits[target]
         base = owner.get_submodule(path)
         if target == "norm2+mlp":

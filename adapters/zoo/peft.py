@@ -26,14 +26,14 @@ REFUSED = {
     ("CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "PROMPT_TUNING"),
     "it trains prompts of a language model; adapter=vpt is for images",
 )
-#: PEFT's settings that cannot be set: `targets` and `layers` say what is adapted, and others are about language models. Of the last four,
-#: use_asa needs a training loop of its own, generator_seed is a random generator that no resume file holds, PEFT turns
-#: boft_n_butterfly_factor back to 1 where its CUDA extension does not compile, and progressbar prints.
+#: PEFT's settings that cannot be set: `targets` and `layers` say what is adapted, and others are about language models. Of the last five,
+#: sample_at_inference would test with unseeded noise, use_asa needs a training loop of its own, generator_seed is a random generator that
+#: no resume file holds, PEFT turns boft_n_butterfly_factor back to 1 where its CUDA extension does not compile, and progressbar prints.
 _NOT_SET = {
     "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision", "task_type",
     "target_modules", "exclude_modules", "feedforward_modules", "layers_to_transform", "layers_pattern", "modules_to_save",
     "target_parameters", "trainable_token_indices", "layer_replication", "alora_invocation_tokens", "megatron_core",
-    "ensure_weight_tying", "fan_in_fan_out", "use_asa", "generator_seed", "boft_n_butterfly_factor", "progressbar",
+    "ensure_weight_tying", "fan_in_fan_out", "sample_at_inference", "use_asa", "generator_seed", "boft_n_butterfly_factor", "progressbar",
 }  # fmt: skip
 #: What else a type is told.
 _FIXED: dict[str, dict[str, Any]] = {"FROD": {"progressbar": False}, "IA3": {"feedforward_modules": []}}

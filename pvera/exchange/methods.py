@@ -38,9 +38,9 @@ def _vera(peft_type: str) -> Method:
 
 #: By the name of our adapter.
 METHODS = {
-    "lora": Method("LORA", _LORA, settings=_LORA_SETTINGS, fixed={"use_dora": False, "use_rslora": False}),
+    "lora": Method("LORA", _LORA, settings=_LORA_SETTINGS, fixed={"use_dora": False, "use_rslora": False}, implied={"scale": None}),
     # Read alone: what is written of it is a LoRA.
-    "rslora": Method("LORA", _LORA, settings=_LORA_SETTINGS, fixed={"use_dora": False, "use_rslora": True}),
+    "rslora": Method("LORA", _LORA, settings=_LORA_SETTINGS, fixed={"use_dora": False, "use_rslora": True}, implied={"scale": None}),
     "dora": Method(
         "LORA",
         _LORA | {"m": "lora_magnitude_vector"},

@@ -42,7 +42,10 @@ def adopt(adapter: Adapter) -> Adapter:
         values["projections"] = "per_branch"  # each branch has its own rows of the fused layer's B
     values["layers"] = blocks if checkpoint.chooses_blocks or blocks != list(range(len(blocks))) else None
     floats = {name for name, value in vars(adapter).items() if type(value) is float}
-    values = {name: float(value) if name in floats else value for name, value in values.items()}
+    values = {name: float(value) if name in floats and value is not None else value for name, value in values.items()}
+    values["checkpoint"] = str(checkpoint.folder.absolute())  # the run is opened in other folders too
+    values["grid"] = [{name: value for name, value in point.items() if name not in values} for point in adapter.grid]
+    values["search"] = {name: tried for name, tried in adapter.search.items() if name not in values}
     return replace(adapter, **values)
 
 

@@ -12,8 +12,11 @@ from pvera.models.classifier import Classifier
 
 def write(model: Classifier, file: Path) -> None:
     """Writes the state dict of timm's model with a classifier. Raises UserError if timm's model cannot hold the merged adapter."""
+    known = {name.replace(".base.", ".") for name in model.backbone.state_dict()}
     try:
         with merged(model):
+            if new := sorted(model.backbone.state_dict().keys() - known):
+                raise UserError(f"the adapter cannot be merged for timm: its {type(model.backbone).__name__} has no {new[0]}")
             state = families.part_biases(model.backbone, model.backbone.state_dict())
             state = {name: tensor.contiguous().clone() for name, tensor in state.items()}
     except (TypeError, ValueError) as error:

@@ -65,7 +65,9 @@ def lacks(adapter: Adapter) -> str | None:
     """Why no PEFT checkpoint is written of an adapter, in one line; None if one is."""
     if reason := NOT_WRITTEN.get(adapter.name):
         return f"{adapter.name} is not written for PEFT: {reason}" + ("; --to timm writes merged weights" if adapter.mergeable else "")
-    if adapter.name not in METHODS and not isinstance(adapter, LoRA | PiSSA):
+    kind: Any = type(adapter)
+    is_lora = isinstance(adapter, LoRA | PiSSA) and kind.edit is LowRank.edit and kind.delta in (LoRA.delta, PiSSA.delta)
+    if adapter.name not in METHODS and not is_lora:
         return f"PEFT has no {adapter.name}; it has {', '.join(METHODS)}"
     if getattr(adapter, "released_norm", False):
         return "PEFT has no DoRA with a magnitude per input (released_norm): train with adapter.released_norm=false"
@@ -110,6 +112,8 @@ class _Export:
         """Raises UserError if PEFT's samples would have another distribution than ours."""
         if self.adapter.name != "pvera":
             raise UserError(f"only pvera samples, and this is {self.adapter.name}: leave --sample out")
+        if self.adapter.posterior != "gaussian":
+            raise UserError(f"PEFT samples a Gaussian, and adapter.posterior is {self.adapter.posterior}: leave --sample out for the mean")
         if len(self.groups) > 1 and len(self.modules) > 1:
             raise UserError(
                 "PEFT cannot sample pairs A, B per branch: in its one pair, a branch that a layer lacks has sigma 1, not 0; "

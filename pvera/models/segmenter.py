@@ -39,9 +39,7 @@ class Segmenter(Classifier):
 
     def forward(self, inputs: Tensor) -> Tensor:
         patches = self.head(self.features(inputs if inputs.is_floating_point() else self.frozen(inputs)))
-        rows, columns = self.backbone.patch_embed.patch_size
-        size = patches.shape[1] * rows, patches.shape[2] * columns
-        return functional.interpolate(patches.movedim(-1, 1), size, mode="bilinear")
+        return functional.interpolate(patches.movedim(-1, 1), tuple(self.backbone.patch_embed.img_size), mode="bilinear")
 
 
 #: A segmenter around a frozen backbone: `classifier.build`, of this kind.

@@ -56,6 +56,8 @@ def check(run: Run) -> None:
         raise UserError(f"segmentation trains one point, and the grid of {run.adapter.label} has {len(points)}: set {searched}")
     if run.protocol.double_softmax:
         raise UserError("segmentation has no double softmax: take protocol=corrected")
+    if not run.test or run.logger or run.compile:
+        raise UserError("segmentation always tests, without a logger and without torch.compile: leave test, logger and compile out")
     if run.adapter.checkpoint:
         raise UserError("adapter.checkpoint is of a classifier: segmentation starts from the adapter's own initialisation")
 

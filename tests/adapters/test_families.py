@@ -12,7 +12,7 @@ from torch import nn
 from adapters import families
 from adapters.base import LINEAR_TARGETS, Adapter
 from adapters.errors import AdapterError
-from adapters.injection import STEM, Adapted, find_sites, inject
+from adapters.injection import STEM, Adapted, edit_at, find_sites, inject
 from adapters.merge import merged
 from pvera.exchange import timm_weights
 from pvera.models import checkpoint
@@ -101,6 +101,16 @@ def test_a_pack_computes_what_each_model_does_alone(family, name):
     for mine, theirs in zip(together, alone, strict=True):
         for (key, p), (_, q) in zip(trainable(mine), trainable(theirs), strict=True):
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-4, msg=lambda m, key=key: f"{key}: {m}")
+
+
+@every_family
+def test_act_is_what_fc2_reads(family):
+    model, read = classifier(adapter("ia3"), tiny(family)), []
+    block = model.backbone.blocks[0]
+    block.mlp.fc2.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+    edit_at(block, "act").register_forward_hook(lambda *given: read.append(given[-1]))
+    logits(model, batch()[0])
+    assert torch.equal(*read)
 
 
 @every_family

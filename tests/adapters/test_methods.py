@@ -1,5 +1,8 @@
 """The methods beside the paper's eight: parameter counts of ViT-B/16, formulas against plain loops and torch's modules, and starts."""
 
+import os
+import subprocess
+import sys
 from math import sqrt
 
 import pytest
@@ -217,6 +220,16 @@ def test_vpt_puts_tokens_into_the_sequence(deep, settings):
     torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-4)
     assert (expected - backbone(images)).abs().max() > 0.05
     assert len([p for p in model.parameters() if p.requires_grad]) == (DEPTH if deep else 1)
+
+
+def test_vpts_parameters_have_the_same_names_in_every_process():
+    code = "from adapters import inject\nfrom tests.helpers import models\n"
+    code += "print(*(n for n, p in inject(models.vit(), models.adapter('vpt'), 0).named_parameters() if p.requires_grad))"
+    said = {
+        subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True).stdout
+        for seed in ("0", "1", "2", "3")
+    }
+    assert len(said) == 1 and said.pop().count("prompt") == DEPTH
 
 
 def test_shallow_vpt_does_not_depend_on_the_order_of_layers():

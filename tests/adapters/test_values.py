@@ -124,6 +124,11 @@ def test_one_that_is_set_is_one_point(new):
     assert point == {} and asdict(same) | {"grid": []} == asdict(new) | {"grid": []}
 
 
+def test_a_point_without_values_is_a_point_beside_others():
+    new = METHODS["adaptformer"](reduction=8, grid=[{"scale": 0.1}, {}, {"reduction": 4}])
+    assert [point for point, _ in new.points()] == [{"scale": 0.1}, {}]
+
+
 positive = st.integers(1, 512)
 rates = st.floats(1e-6, 1.0)
 points = st.lists(st.fixed_dictionaries({"rank": positive, "lr": rates}, optional={"weight_decay": st.just(0.0)}), min_size=1, max_size=6)
@@ -138,9 +143,9 @@ def test_points_are_the_grid_less_what_is_set(grid, rank, lr):
     expected: list[dict] = []
     for point in grid:
         kept = {key: value for key, value in point.items() if key in searched}
-        if kept and kept not in expected:
+        if kept not in expected:
             expected.append(kept)
-    assert [point for point, _ in found] == (expected or [{}])
+    assert [point for point, _ in found] == expected and new.active_grid() == ([] if expected == [{}] else expected)
     for point, one in found:
         changed = {f.name: getattr(one, f.name) for f in fields(one) if getattr(one, f.name) != getattr(new, f.name)} | {"grid": None}
         assert changed == point | {"grid": None}

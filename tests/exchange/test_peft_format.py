@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import dataclass
 from functools import cache
 
 import pytest
@@ -14,6 +15,7 @@ from torch import nn
 from adapters import methods
 from adapters.errors import AdapterError
 from adapters.injection import edits, sampling
+from adapters.zoo.lora import LoRA
 from pvera.errors import MISTAKES, UserError
 from pvera.exchange.methods import METHODS
 from pvera.exchange.read import adopt, read
@@ -200,6 +202,20 @@ def test_what_peft_has_not_is_refused(new, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@dataclass
+class Other(LoRA):
+    """LoRA with another product."""
+
+    name: str = "other"
+
+    def delta(self, params, x):
+        return (x @ params.A).relu() @ params.B
+
+
+def test_a_method_derived_from_lora_is_no_lora():
+    assert lacks(Other(rank=4)).startswith("PEFT has no other")
+
+
 def test_every_method_is_written_or_refused_in_one_line():
     reasons = {name: lacks(adapter(name)) for name in methods()}
     assert {name for name, reason in reasons.items() if not reason} == {*METHODS, "pissa"}
@@ -259,6 +275,18 @@ def test_what_the_checkpoint_decides(tmp_path):
     mine = classifier(new)
     assert not read(tmp_path).head
     assert torch.equal(mine.head.weight, classifier(adapter("vera")).head.weight)  # a new classifier, of the seed
+
+
+def test_a_scale_does_not_replace_the_alpha_of_a_checkpoint(tmp_path):
+    get_peft_model(dinov2(), LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"])).save_pretrained(str(tmp_path))
+    new = adopt(adapter("lora", checkpoint=str(tmp_path), scale=0.1, search={"scale": [0.1, 1.0], "weight_decay": [0.0, 0.1]}))
+    assert (new.scale, new.alpha, new.search) == (None, 8.0, {"weight_decay": [0.0, 0.1]})
+
+
+def test_a_checkpoint_is_found_from_other_folders(tmp_path, monkeypatch):
+    get_peft_model(dinov2(), LoraConfig(r=4, target_modules=["q_proj"])).save_pretrained(str(tmp_path / "lora"))
+    monkeypatch.chdir(tmp_path)
+    assert adopt(adapter("lora", checkpoint="lora")).checkpoint == str(tmp_path / "lora")
 
 
 def test_all_blocks_share_one_pair(tmp_path):
@@ -329,6 +357,8 @@ def test_pairs_per_branch_cannot_be_sampled_apart(tmp_path):
     assert worst(draws(model), draws(load(with_classifier(dinov2()), tmp_path))) < 1e-6  # the reason is true
     with pytest.raises(UserError, match="only pvera samples, and this is vera"):
         export(example("vera-shared"), tmp_path, "hf", sample=True)
+    with pytest.raises(UserError, match="PEFT samples a Gaussian, and adapter.posterior is laplace: leave --sample out for the mean"):
+        export(classifier(adapter("pvera", projections="shared", posterior="laplace")), tmp_path, "hf", sample=True)
 
 
 # refusals

@@ -28,3 +28,9 @@ def test_a_distilled_model_gets_both_classifiers(tmp_path):
     torch.testing.assert_close(found, models.logits(model, images), rtol=0, atol=1e-5)
     with pytest.raises(UserError, match="a distilled DeiT has two: export it with --to timm"):
         write.write(model, new, tmp_path, "timm", {}, sample=False)
+
+
+def test_a_bias_that_timms_model_lacks_is_refused(tmp_path):
+    model = models.randomise(models.classifier(models.adapter("repadapter"), models.vit(qkv_bias=False)))
+    with pytest.raises(UserError, match=r"the adapter cannot be merged for timm: its VisionTransformer has no blocks\.0\.attn\.qkv\.bias"):
+        timm_weights.write(model, tmp_path / "model.safetensors")
