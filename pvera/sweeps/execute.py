@@ -99,6 +99,9 @@ def _check(run: Run) -> None:
     """Raises UserError if a run cannot be trained here, because of its results folder, compiler, weights, or sites."""
     storage.ensure_writable(Path(run.results))
     _warn_of_git()
+    for name in run.adapter.search:
+        if (value := getattr(run.adapter, name)) is not None:
+            _warn(f"adapter.search.{name} is not tried, since adapter.{name} is {value!r}: add adapter.{name}=null")
     if run.precision == "bf16" and not precision.has_bf16(run.device):
         print("pvera: this machine has no bf16 instructions, and emulates them: precision=fp32 is many times faster", file=sys.stderr)
     if run.compile:
@@ -126,11 +129,16 @@ def _without_images(settings: dict[str, Any]) -> str:
     return digests.digest(settings | {"source": settings["source"] | {"fingerprint": None}})
 
 
-@cache
 def _warn_of_git() -> None:
-    """Prints, once per process, why git cannot tell which code runs. The rows are then of an unknown commit."""
+    """Warns if git cannot tell which code runs. The rows are then of an unknown commit."""
     if reason := provenance.refusal():
-        print(f"pvera: warning: the rows will name no commit, since git cannot tell which code runs: {reason}", file=sys.stderr)
+        _warn(f"the rows will name no commit, since git cannot tell which code runs: {reason}")
+
+
+@cache
+def _warn(text: str) -> None:
+    """Prints a warning, once per process."""
+    print(f"pvera: warning: {text}", file=sys.stderr)
 
 
 def _clean(paths: list[Path]) -> None:

@@ -331,3 +331,11 @@ def test_the_row_is_whole_json_with_the_fields_of_the_schema(done):
     assert set(saved) == {f.name for f in fields(Row)} | {"checksum"}
     assert files(done[1].path.parent) == [done[1].path.stem + ending for ending in (".json", ".npz", ".safetensors")]
     assert row_path(done[0]) == done[1].path
+
+
+def test_a_search_that_a_default_hides_is_told_once(tmp_path, capsys):
+    words = [*TINY, "adapter=lora", "adapter.rank=2", "+adapter.search.lr=[1e-3,1e-2]", "protocol.retrain=false", f"results={tmp_path}"]
+    for seed in (0, 1):
+        execute(to_runs(compose("config", overrides=[*words, f"seed={seed}"])))
+    said = "pvera: warning: adapter.search.lr is not tried, since adapter.lr is 0.0001: add adapter.lr=null\n"
+    assert capsys.readouterr().err.count(said) == 1
