@@ -65,6 +65,8 @@ NORM = "norm2"
 READERS = {"norm1": "qkv", "norm2": "fc1", "act": "fc2"}
 #: Blocks whose norms stand behind attention and MLP, so that no norm is in front of the MLP.
 _POST_NORM = ("ResPostBlock", "EvaBlockPostNorm")
+#: MLPs whose activation sees the gate alone: what `fc2` reads is behind their norm, which may be an Identity.
+_GATED_MLPS = ("SwiGLU", "GluMlp")
 #: The module of timm whose blocks take any number of tokens. Attention of other blocks embeds the position of each token.
 _NO_POSITIONS = "timm.models.vision_transformer"
 
@@ -96,9 +98,9 @@ def _has(owner: nn.Module, path: str) -> bool:
     from torch import nn
 
     try:
-        # What a gated MLP multiplies passes through its norm, which may do nothing; its activation sees the gate alone.
-        gated = path == "mlp.norm" and type(owner.get_submodule("mlp")).__name__ in ("SwiGLU", "GluMlp")
-        return not isinstance(owner.get_submodule(path), nn.Identity) or gated
+        if path == "mlp.norm" and type(owner.get_submodule("mlp")).__name__ in _GATED_MLPS:
+            return True
+        return not isinstance(owner.get_submodule(path), nn.Identity)
     except AttributeError:
         return False
 

@@ -10,7 +10,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain, combinations
+from itertools import combinations
 from pathlib import Path
 
 from data import lists
@@ -68,9 +68,9 @@ def _listing(folder: Path) -> dict[str, Path]:
 
 def _folders(folder: Path) -> Layout:
     """Classes as sub-folders, below folders of splits or right in the folder."""
-    known = {*chain(*SPLIT_FOLDERS.values())}
+    known = set[str]().union(*SPLIT_FOLDERS.values())
     folders = [path for path in _listing(folder).values() if path.is_dir()]
-    _check_names([path.name for path in folders if path.name.lower() in known], folder)
+    _check_names([path.name for path in folders if path.name.lower() in known], folder, "folders")
     below = {path.name.lower(): path for path in folders}
     splits = {pool: next((below[name] for name in names if name in below), None) for pool, names in SPLIT_FOLDERS.items()}
     train = splits["train"]
@@ -187,15 +187,16 @@ def _check(layout: Layout, folder: Path) -> None:
         layout.warnings.append(f"{folder} has no test image of {len(absent)} of {len(names)} classes, the first is {absent[0]}")
 
 
-def _check_names(names: Iterable[str], folder: Path) -> None:
-    """Raises DataError for two names that are the same but for case or the way in which accents are written, and for one not in UTF-8."""
+def _check_names(names: Iterable[str], folder: Path, what: str = "classes") -> None:
+    """Raises DataError for two names that are the same but for case or the way in which accents are written, and for one not in UTF-8.
+
+    Errors call them `what`.
+    """
     seen: dict[str, str] = {}
     for name in names:
         if any("\ud800" <= sign <= "\udfff" for sign in name):
             raise DataError(f"{folder} has a class whose name is not UTF-8, {os.fsencode(name)!r}: rename it")
         key = unicodedata.normalize("NFC", name).casefold()
         if key in seen:
-            raise DataError(
-                f"{folder} has the classes {seen[key]} and {name}, which differ in case alone: rename one, or put them together"
-            )
+            raise DataError(f"{folder} has the {what} {seen[key]} and {name}, which differ in case alone: rename one, or put them together")
         seen[key] = name

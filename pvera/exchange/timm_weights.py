@@ -12,7 +12,7 @@ from pvera.models.classifier import Classifier
 
 def write(model: Classifier, file: Path) -> None:
     """Writes the state dict of timm's model with a classifier. Raises UserError if timm's model cannot hold the merged adapter."""
-    known = {name.replace(".base.", ".") for name in model.backbone.state_dict()}
+    known = {".".join(part for part in name.split(".") if part != "base") for name in model.backbone.state_dict()}
     try:
         with merged(model):
             if new := sorted(model.backbone.state_dict().keys() - known):

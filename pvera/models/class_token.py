@@ -1,7 +1,7 @@
 """The last block of a classifier, for the class token alone.
 
 Nothing reads the other tokens after the last block; inside it they only serve as keys and values. Leaving out their queries, projection
-and MLP changes no logit and saves about a sixteenth of the arithmetic of ViT-S.
+and MLP changes no logit and saves about a fourteenth of the arithmetic of ViT-S at 224 px.
 """
 
 from typing import Any

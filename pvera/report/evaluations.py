@@ -1,10 +1,10 @@
 """The reports of evaluators below a folder: tables over all runs, and charts of each."""
 
+import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pvera import storage
 from pvera.errors import UserError
 from pvera.evaluators import evaluators
 from pvera.evaluators.base import Evaluator, Grid, Report, about
@@ -48,7 +48,10 @@ def evaluations(folder: Path) -> tuple[list[Evaluation], list[str]]:
 
 
 def _read(path: Path, evaluator: Evaluator) -> Report:
-    report = storage.read_object(path, "report") or {}
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not a readable report: {' '.join(str(error).split())}; delete it or make it again") from error
     try:
         _run(evaluator, report)
         evaluator.tables([report])

@@ -129,8 +129,9 @@ def _without_images(settings: dict[str, Any]) -> str:
     return digests.digest(settings | {"source": settings["source"] | {"fingerprint": None}})
 
 
+@cache
 def _warn_of_git() -> None:
-    """Warns if git cannot tell which code runs. The rows are then of an unknown commit."""
+    """Warns, asking git once per process, if git cannot tell which code runs. The rows are then of an unknown commit."""
     if reason := provenance.refusal():
         _warn(f"the rows will name no commit, since git cannot tell which code runs: {reason}")
 

@@ -33,6 +33,8 @@ class _Saved:
     """The newest state of a run in a resume file."""
 
     file: Path
+    row: str
+    """The name of its row."""
     tensors: dict[str, Tensor]
     pack: dict[str, Any]
     run: dict[str, Any]
@@ -45,8 +47,8 @@ class Progress:
         self.runs, self.packing, self.made_by = runs, packing, {"device": device} | provenance.provenance()
         self.files = [runs[0].path.with_suffix(suffix) for suffix in (".resume-a", ".resume-b")]
         self._members = [run.path.name for run in runs]
-        self._others: dict[str, tuple[str, _Saved]] = {}
-        """By their rows: other runs whose newest state is in these files, with their digests. They are written again with every state."""
+        self._others: dict[str, _Saved] = {}
+        """Other runs whose newest state is in these files, by digest. They are written again with every state."""
         self._held: tuple[dict[str, Tensor], dict[str, str]] | None = None
         self._next = 0.0  # the time from which on the next file may be written
         self._warned = False
@@ -68,10 +70,11 @@ class Progress:
                 print(f"pvera: {error}; not used, going on from an earlier state if there is one", file=sys.stderr)
                 continue
             pack = json.loads(metadata["state"])
-            for digest, run in pack["runs"].items():
+            for (digest, run), row in zip(pack["runs"].items(), json.loads(metadata["rows"]), strict=True):
                 # A run that failed is trained again from its start.
                 if not run["failed"] and (digest not in newest or run["epochs"] > newest[digest].run["epochs"]) and run["epochs"] > 0:
-                    newest[digest] = _Saved(file, tensors, pack, run)
+                    of_run = {key: tensor for key, tensor in tensors.items() if key.startswith(f"{digest}/")}
+                    newest[digest] = _Saved(file, row, of_run, pack, run)
         for run in self.runs:
             if run.digest in newest:
                 saved = newest[run.digest]
@@ -79,10 +82,8 @@ class Progress:
                 if saved.pack["members"] == self._members:  # the same pack keeps its size, so that the numbers are the same too
                     self.packing.size = min(saved.pack["size"], self.packing.size or saved.pack["size"])
         own = {run.digest for run in self.runs}
-        for digest, saved in newest.items():
-            rows = dict(zip(saved.pack["runs"], saved.pack.get("rows", saved.pack["members"]), strict=True))
-            if digest not in own and saved.file in self.files and not saved.file.with_name(rows[digest]).exists():
-                self._others[rows[digest]] = digest, saved
+        others = {digest: saved for digest, saved in newest.items() if digest not in own and saved.file in self.files}
+        self._others = {digest: saved for digest, saved in others.items() if not saved.file.with_name(saved.row).exists()}
         if any(saved.file == self.files[0] for saved in newest.values()):
             self.files.reverse()
 
@@ -119,11 +120,11 @@ class Progress:
                 "epochs": sum(learner.epochs for learner in learners), "seconds": run.spent(self.runs), "events": run.events,
                 "made_by": self.made_by,
             }  # fmt: skip
-        for digest, saved in self._others.values():
-            tensors |= {key: tensor for key, tensor in saved.tensors.items() if key.startswith(f"{digest}/")}
+        for digest, saved in self._others.items():
+            tensors |= saved.tensors
             runs[digest] = saved.run
-        rows = [*self._members, *self._others]
-        state_text = json.dumps({"members": self._members, "rows": rows, "size": self.packing.size, "runs": runs})
+        rows = [*self._members, *(saved.row for saved in self._others.values())]
+        state_text = json.dumps({"members": self._members, "size": self.packing.size, "runs": runs})
         self._held = tensors, {"rows": json.dumps(rows), "state": state_text}
         if start >= self._next:
             self.flush()

@@ -227,7 +227,7 @@ def test_vpts_parameters_have_the_same_names_in_every_process():
     code += "print(*(n for n, p in inject(models.vit(), models.adapter('vpt'), 0).named_parameters() if p.requires_grad))"
     said = {
         subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True).stdout
-        for seed in ("0", "1", "2", "3")
+        for seed in ("0", "2")  # of which one had base.edit.prompt
     }
     assert len(said) == 1 and said.pop().count("prompt") == DEPTH
 

@@ -216,7 +216,7 @@ def damaged(folder: Path, what: str) -> None:
         ),
         ("case", "has the classes Dog and dog, which differ in case alone: rename one, or put them together"),
         ("case in test", "has the classes DOG and dog, which differ in case alone"),
-        ("Train and train", "Train and train, which differ in case alone"),
+        ("Train and train", "has the folders Train and train, which differ in case alone"),
         ("no folders of classes", "has the folders test, train, but no folders of classes in train: docs/own_images.md shows the layouts"),
         ("not UTF-8", r"has a class whose name is not UTF-8, b'caf\\xe9': rename it"),
         ("a label of nine digits", "labels must be 0, 1, 2, ... without a gap, found 999999999 and no 1: number the classes so"),

@@ -141,7 +141,7 @@ def test_evaluation_averages_sampled_passes(rows, capsys):
         (["{run}", "--ood", "task=extra/digits"], "the run was trained on digits"),
         (["{run}", "--ood", "task=dtd"], "source=offline holds the tasks"),
         (["{run}", "--ood", "task=dtd source=nope"], "source must be one of"),
-        (["{run}", "--ood", "task=dtd source=folder root=nowhere"], "/nowhere/dtd"),
+        (["{run}", "--ood", "task=dtd source=folder root=nowhere"], f"no folder {Path('nowhere/dtd').absolute()}"),
         (["{run}", "--ood", "task=dsprites_loc root=here"], "root is for data in a folder"),
         (["{run}", "--out", "/proc/nowhere"], "/proc/nowhere"),
         (["{run}", "--device", "cuda"], "device=cuda"),

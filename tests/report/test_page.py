@@ -181,7 +181,7 @@ def test_heat_map_differences_are_to_vera(made):
         ("seed=1.json", "", "seed=1.json is not a readable JSON row"),
         ("seed=1.json", json.dumps(vars(demo_rows()[0]))[:-9], "seed=1.json is not a readable JSON row"),
         ("uncertainty-x.json", "{", "uncertainty-x.json is not a readable report"),
-        ("uncertainty-x.json", "[]", "uncertainty-x.json is not a report: expected a JSON object"),
+        ("uncertainty-x.json", "[]", "uncertainty-x.json is not a whole report of uncertainty (TypeError"),
         ("uncertainty-x.json", json.dumps(uncertainty_report(mean={})), "uncertainty-x.json is not a whole report of uncertainty"),
         ("ood-x.json", json.dumps(ood_report(scores={"energy": {}})), "ood-x.json is not a whole report of ood"),
         (".npz", b"no zip", "does not hold the arrays probabilities and labels"),
