@@ -120,7 +120,7 @@ class Adapter:
         self.require("search", all(self.search.values()), "lists with a value at least")
         if self.checkpoint_sha256 and not self.checkpoint:
             raise AdapterError("adapter.checkpoint_sha256 is set, but adapter.checkpoint is not")
-        if self.sites() or self.whole or self.lr is not None:  # an adapter without sites has nothing to train
+        if self.trains() or self.lr is not None:
             self.check_positive("lr")
         if self.weight_decay is not None:
             self.check_number("weight_decay", NOT_NEGATIVE)
@@ -158,6 +158,10 @@ class Adapter:
         return [
             point | dict(zip(self.search, values, strict=True)) for point in self.grid or [{}] for values in product(*self.search.values())
         ]
+
+    def trains(self) -> bool:
+        """Whether anything but the head is trained."""
+        return bool(self.sites()) or self.whole
 
     def active_grid(self) -> list[dict[str, Any]]:
         """The grid and the search without the hyper-parameters that are set by hand, and without duplicates."""

@@ -15,7 +15,7 @@ from pvera.config import register, to_runs
 from pvera.errors import UserError
 from pvera.overrides import check_command_line, close_environment, expand
 from pvera.sweeps.callback import Sweep, is_grid, is_lost_worker
-from pvera.sweeps.execute import Result, Results, execute
+from pvera.sweeps.execute import Result, Results, attempt
 from pvera.sweeps.gpus import take_gpu
 
 #: Exit code after SIGTERM or SIGUSR1: EX_TEMPFAIL, try again.
@@ -23,7 +23,7 @@ STOPPED = 75
 
 
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="config")
-def job(cfg: DictConfig) -> list[Result] | None:
+def job(cfg: DictConfig) -> list[Result]:
     """The runs of one configuration (one for each seed). In a sweep a failure is printed at once, and the other jobs go on.
 
     To a sweeper that searches (Optuna's) the result is the validation loss, which it minimises.
@@ -32,23 +32,26 @@ def job(cfg: DictConfig) -> list[Result] | None:
     searched = not alone and not is_grid(HydraConfig.get().sweeper._target_)
     # With one job after another in this process, runs of other workers can wait until the other jobs are done.
     serial = not alone and not searched and HydraConfig.get().launcher._target_.endswith("BasicLauncher")
+    results: list[Result] = []
     try:
         take_gpu()
-        results = execute(to_runs(cfg), wait=not serial, failed_before=Sweep.latest.failed_before if serial else None)
+        results, error = attempt(to_runs(cfg), wait=not serial, failed_before=Sweep.latest.failed_before if serial else None)
+        if alone:
+            print(*(f"{result.line()}\n" for result in results), sep="", end="", flush=True)
+        if error:
+            raise error
         if searched:
             float(Results(results))  # here, where its error reaches the user: a sweeper takes that of a conversion for a failed trial
     except MISTAKES as error:
         if searched:  # a search cannot go on without the objective
             raise
         refuse(error)
-        return sys.exit(2) if alone else None
+        if alone:
+            sys.exit(2)
     except Exception:
         if alone or searched:
             raise
         traceback.print_exc()
-        return None
-    if alone:
-        print(*(result.line() for result in results), sep="\n")
     return Results(results)
 
 

@@ -75,6 +75,8 @@ class Trainer:
         for name, choices in (("schedule", ("constant", "cosine")), ("select_by", ("loss", "accuracy"))):
             if getattr(self, name) not in choices:
                 raise UserError(f"trainer.{name} must be one of {', '.join(choices)}, found {getattr(self, name)!r}")
+        if self.schedule == "constant" and self.warmup_epochs:
+            raise UserError(f"trainer.warmup_epochs is for trainer.schedule=cosine and must be 0 for constant, found {self.warmup_epochs}")
         if self.schedule == "cosine" and self.warmup_epochs >= self.epochs:
             raise UserError(f"trainer.warmup_epochs must be below trainer.epochs, {self.epochs}, found {self.warmup_epochs}: set both")
 

@@ -85,6 +85,15 @@ def files_of(path: Path) -> list[Path]:
     return [path, *others]  # the row first: if this stops half-way, the run counts as not done
 
 
+def needed(file: Path, rows: set[Path]) -> bool:
+    """Whether this is a resume file that holds an unfinished run whose row is not one of `rows`: another one of the same pack."""
+    if not file.suffix.startswith(".resume-"):
+        return False
+    from pvera.training import progress  # imports torch
+
+    return any(row not in rows and not row.exists() for row in progress.rows_of(file))
+
+
 def delete(paths: list[Path], folder: Path) -> None:
     """Removes files, and the folders below `folder` that are empty then. Raises UserError for a file that cannot be removed."""
     for path in paths:
@@ -141,7 +150,8 @@ def _runs(options: argparse.Namespace) -> int:
     print(f"{len(shown)} of {len(records)} {kind.noun} below {options.folder}")
     free, in_work = split_by_lease(list(shown)) if options.delete else ([], [])
     if free:
-        files = list(dict.fromkeys(file for path in free for file in files_of(path)))
+        rows = {path.with_suffix(".json") for path in free}
+        files = [file for file in dict.fromkeys(file for path in free for file in files_of(path)) if not needed(file, rows)]
         what = f"{len(files)} files of these runs ({sum(file.stat().st_size for file in files) / 1e6:.1f} MB)"
         if options.yes:
             delete(files, options.folder)

@@ -11,6 +11,9 @@ from typing import Any
 
 from pvera.errors import UserError
 
+#: The errors of a file system that has no hard links.
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS)
+
 
 def ensure_writable(folder: Path, noun: str = "results folder", way_out: str = "choose another with results=DIR") -> None:
     """Raises UserError if no file can be made in a folder, or in the nearest existing one above it. Leaves nothing behind."""
@@ -55,9 +58,9 @@ def _link(temporary: Path, path: Path) -> None:
     except FileExistsError:
         return
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
+        if error.errno not in NO_LINKS:
             raise
-        temporary.replace(path)  # a file system without links
+        temporary.replace(path)
 
 
 def remove_partial(path: Path) -> None:

@@ -326,6 +326,7 @@ def test_a_grid_that_is_not_searched_does_not_change_the_digest():
         (["trainer.drop_path=1"], "trainer.drop_path must be a number of at least 0 and below 1, found 1"),
         (["trainer.label_smoothing=-0.1"], "trainer.label_smoothing must be a number of at least 0 and below 1, found -0.1"),
         (["trainer.warmup_epochs=1.5"], "trainer.warmup_epochs"),
+        (["trainer.warmup_epochs=2"], "trainer.warmup_epochs is for trainer.schedule=cosine and must be 0 for constant, found 2"),
         (["protocol.epochs=0"], "protocol.epochs must be a whole number above 0, found 0"),
         (["protocol=noah", "trainer.epochs=5"], "trainer.warmup_epochs must be below trainer.epochs, 5, found 10: set both"),
         (

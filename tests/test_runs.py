@@ -6,8 +6,10 @@ import os
 import pytest
 
 from pvera import runs
+from pvera.models import checkpoint
 from pvera.rows import digests, store
 from pvera.sweeps import leases, processes
+from pvera.training import progress
 from tests.helpers.rows import make_row
 
 
@@ -166,6 +168,18 @@ def test_the_files_of_a_failed_run_that_is_tried_again_are_not_deleted(folder, c
     assert runs.main([str(folder), "--failed", "--delete", "--yes"]) == 1
     assert f"{failed} is not deleted: process 7 on far" in capsys.readouterr().err
     assert files(folder) == before
+
+
+def test_a_resume_file_with_other_unfinished_runs_of_the_pack_is_not_deleted(folder, capsys):
+    failed = fail(folder, "dtd")
+    resume, other = failed.with_suffix(".resume-a"), failed.with_name("seed=4-0123abcd.json")
+    checkpoint.write_whole(resume, {}, {"rows": json.dumps([f"{failed.stem}.json", other.name]), "state": "{}"}, progress.FORMAT)
+    assert "deleted 1 files" in listed(capsys, folder, "--failed", "--delete", "--yes")[-1]
+    assert resume.exists() and not failed.exists()
+    fail(folder, "dtd")
+    other.with_suffix(".failed").write_text(failed.read_text().replace('"seed": 3', '"seed": 4'))
+    assert "deleted 3 files" in listed(capsys, folder, "--failed", "--delete", "--yes")[-1]
+    assert not resume.exists()
 
 
 def test_deleting_a_failure_keeps_a_row_that_came_later(folder, capsys):

@@ -23,7 +23,7 @@ from pvera.command import MISTAKES, explain
 from pvera.config import Run, to_runs
 from pvera.rows import failure
 from pvera.storage import ensure_writable
-from pvera.sweeps.execute import Result, execute, row_path
+from pvera.sweeps.execute import Result, attempt, row_path
 from pvera.sweeps.jobs import checked, compose
 from pvera.sweeps.states import state
 
@@ -134,7 +134,10 @@ class Sweep(Callback):
         """Waits for the runs of other workers, and does those that these workers give up."""
         for job in self.claimed:
             try:
-                self._print_here(execute(compose(config, job), failed_before=self.failed_before))
+                results, error = attempt(compose(config, job), failed_before=self.failed_before)
+                self._print_here(results)
+                if error:
+                    raise error
             except MISTAKES as error:
                 print(f"pvera: {explain(error)}", file=sys.stderr)
             except Exception:

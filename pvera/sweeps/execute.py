@@ -95,6 +95,16 @@ def execute(runs: list[Run], *, wait: bool = True, failed_before: dict[Path, byt
     return [Result(path, path in new, "" if path.exists() else str(leases.holder_of(path) or "")) for path in paths]
 
 
+def attempt(runs: list[Run], **options: Any) -> tuple[list[Result], Exception | None]:
+    """As `execute` with these options, but gives its error, with the results of the runs whose rows were written all the same."""
+    left: list[Path] = []
+    try:
+        left = [path for run in runs if not (path := row_path(run)).exists()]
+        return execute(runs, **options), None
+    except Exception as error:
+        return [Result(path, new=True) for path in left if path.exists()], error
+
+
 def _check(run: Run) -> None:
     """Raises UserError if a run cannot be trained here, because of its results folder, compiler, weights, or sites."""
     storage.ensure_writable(Path(run.results))
@@ -102,6 +112,11 @@ def _check(run: Run) -> None:
     for name in run.adapter.search:
         if (value := getattr(run.adapter, name)) is not None:
             _warn(f"adapter.search.{name} is not tried, since adapter.{name} is {value!r}: add adapter.{name}=null")
+    if run.trainer.head_lr is not None and not run.adapter.trains() and any("lr" in point for point in run.adapter.active_grid()):
+        _warn(
+            f"the values of adapter.lr give the same run, since {run.adapter.label} trains the head alone, with trainer.head_lr: "
+            "add trainer.head_lr=null"
+        )
     if run.precision == "bf16" and not precision.has_bf16(run.device):
         print("pvera: this machine has no bf16 instructions, and emulates them: precision=fp32 is many times faster", file=sys.stderr)
     if run.compile:

@@ -1,9 +1,10 @@
 """Leases: several workers share a results folder, and each run is trained by the worker that holds `<stem>.lease` next to its row.
 
-A lease is made by linking a complete file to its name, which succeeds for one worker only, on network file systems too. The holder
+A lease is made by linking a complete file to its name, which succeeds for one worker only, on network file systems too. Where there are
+no hard links (exFAT, some cloud drives) an empty file is made under the name first, which succeeds for one worker only too. The holder
 counts up a number in it. A lease whose bytes have not changed for EXPIRES seconds *of the reader's own time* is dead, so clocks need not
 agree. A holder on this machine whose process has ended is dead at once. To take over a dead lease, a worker first links the file of the
-heir, `<stem>.lease-<owner>`, which again succeeds for one worker only, and then renames its own lease into place.
+heir, `<stem>.lease-<owner>`, which again succeeds for one worker only, and then renames it to `<stem>.lease`.
 
 If a holder was merely asleep, two workers train the same run. Its row is still written once and whole (pvera.storage).
 """
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pvera.errors import UserError
+from pvera.storage import NO_LINKS
 from pvera.sweeps import processes
 
 #: Seconds between two counts of a lease, and seconds without a change until a lease is dead. Network file systems may be a minute late.
@@ -90,7 +92,7 @@ class Lease:
         if _read(self.path) != lease:  # the holder was alive after all, or was succeeded since this process looked
             heir.unlink(missing_ok=True)
             return False
-        self._temporary.replace(self.path)
+        heir.replace(self.path)
         _seen.pop(self.path, None)
         print(f"pvera: took {self.row.name} over from {_holder(self.path, content)}, which has stopped", file=sys.stderr)
         return True
@@ -202,10 +204,19 @@ def _heir(lease: Path, content: bytes) -> Path:
 
 
 def _linked(file: Path, name: Path) -> bool:
+    """Gives a file this name; False if there is one of that name. Where there are no hard links the file is renamed."""
     try:
         name.hardlink_to(file)
     except FileExistsError:
         return False
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        try:
+            name.touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        file.replace(name)
     return True
 
 

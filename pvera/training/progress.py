@@ -163,12 +163,17 @@ def epochs_done(row: Path, digest: str) -> tuple[Path, list[int]] | None:
     return most
 
 
+def rows_of(file: Path) -> list[Path]:
+    """The rows of the runs that a resume file holds; of a damaged one the row that it is named after."""
+    try:
+        names = json.loads(checkpoint.header(file)["rows"])
+    except (UserError, KeyError):
+        names = [f"{file.stem}.json"]
+    return [file.with_name(name) for name in names]
+
+
 def clean(files: list[Path]) -> None:
     """Removes those resume files of which every run has its row."""
     for file in files:
-        try:
-            rows = json.loads(checkpoint.header(file)["rows"])
-        except (UserError, KeyError):
-            rows = [f"{file.stem}.json"]
-        if all((file.parent / row).exists() for row in rows):
+        if all(row.exists() for row in rows_of(file)):
             file.unlink(missing_ok=True)

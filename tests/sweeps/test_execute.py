@@ -20,7 +20,7 @@ from pvera.config import to_runs
 from pvera.metrics.table import evaluate as metrics
 from pvera.rows import digests, store
 from pvera.rows.row import Row
-from pvera.sweeps.execute import execute, row_path
+from pvera.sweeps.execute import _check, _warn, execute, row_path
 from tests.helpers.command import Command
 from tests.helpers.command import run as run_command
 from tests.helpers.models import EIGHT
@@ -236,6 +236,48 @@ def test_one_failing_run_does_not_stop_a_sweep(tmp_path):
     assert "1 of 2 runs failed" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(store.read_all(tmp_path)) == 1
+
+
+#: The command, in which the first seed of each pack ends as one does whose loss is not finite.
+FIRST_SEED_FAILS = """
+from pvera import __main__
+from pvera.training import train
+
+whole = train.fit
+
+
+def fit(groups, *arguments, **options):
+    whole(groups, *arguments, **options)
+    groups[0][0].failure = "the first seed has failed"
+
+
+train.fit = fit
+__main__.main()
+"""
+
+
+@pytest.mark.parametrize("mode", ["alone", "sweep", "joblib"])
+def test_the_good_seeds_of_a_pack_are_told_when_one_fails(tmp_path, mode):
+    words = ["adapter=linear_probe", "seed=[0,1,2]", "protocol.retrain=false", f"results={tmp_path}"]
+    if mode == "joblib":
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+        words += ["launcher=joblib", "hydra.launcher.n_jobs=1"]
+    done = run_command(*(["-m"] if mode != "alone" else []), *TINY, *words, code=FIRST_SEED_FAILS)
+    assert done.returncode == (2 if mode == "alone" else 1), done.stderr
+    assert done.stderr.startswith("pvera: the first seed has failed\n") and "Traceback" not in done.stderr
+    told = [line for line in done.stdout.splitlines() if "test accuracy" in line]
+    assert [line.split("seed ")[1].split(":")[0] for line in told] == ["1", "2"]
+    if mode != "alone":
+        assert [line.split()[0] for line in told] == ["[1/3]", "[2/3]"]
+        assert "1 of 3 runs failed" in done.stderr and "2 done in" in done.stdout
+
+
+def test_a_grid_of_rates_that_a_linear_probe_does_not_use_is_told(tmp_path, capsys):
+    words = [*TINY, "adapter=linear_probe", "adapter.search.lr=[1e-3,1e-2]", f"results={tmp_path}"]
+    for given, told in (([], True), (["trainer.head_lr=null"], False)):
+        _warn.cache_clear()
+        _check(to_runs(compose("config", overrides=[*words, *given]))[0])
+        assert ("adapter.lr give the same run, since linear_probe trains the head alone" in capsys.readouterr().err) is told
 
 
 #: One mistake of each stage: composing, checking the model, finding the data, opening the results.

@@ -1,5 +1,6 @@
 """Leases: one of several gets a run, the dead are succeeded, clocks do not matter."""
 
+import errno
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -75,6 +77,53 @@ def test_of_many_that_ask_at_once_one_gets_it(tmp_path):
     for one in got:
         one.release()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def no_links(monkeypatch):
+    """A file system without hard links."""
+
+    def refuse(self, target):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+
+
+@pytest.mark.usefixtures("no_links")
+def test_without_hard_links_one_gets_a_run_counts_it_up_and_gives_it_back(tmp_path, monkeypatch):
+    test_of_many_that_ask_at_once_one_gets_it(tmp_path)
+    test_a_run_is_held_once_and_given_back(tmp_path / "held")
+    test_the_holder_counts_its_lease_up_in_place(tmp_path / "counted", monkeypatch)
+
+
+@pytest.mark.usefixtures("no_links")
+def test_without_hard_links_one_of_many_succeeds_the_dead(tmp_path, clock):
+    row = tmp_path / "seed=0-a.json"
+    lease(row)
+    assert held(row) == []
+    clock.now += leases.EXPIRES + 1
+    together, got = threading.Barrier(8), []
+
+    def worker(_):
+        together.wait()
+        one = leases.Lease(row)
+        got.extend([one] * one.take())
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(worker, range(8)))
+    [heir] = got
+    assert leases.holder_of(row).process == os.getpid()
+    heir.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_links")
+def test_a_worker_that_died_before_its_lease_was_filled_is_succeeded(tmp_path, clock):
+    row = tmp_path / "seed=0-a.json"
+    row.with_suffix(".lease").touch()
+    assert held(row) == []
+    clock.now += leases.EXPIRES + 1
+    assert held(row) == [row] and list(tmp_path.iterdir()) == []
 
 
 def test_what_is_done_is_not_held(tmp_path):
