@@ -37,11 +37,15 @@ class Sweep(Callback):
 
     def __init__(self) -> None:
         self.runs: list[tuple[list[str], Run]] = []
+        self.rows: list[Path] = []
+        """The path of each run's row."""
         self.claimed: list[list[str]] = []
         """Jobs with a run whose lease another worker held when their turn came."""
         self.failed_before: dict[Path, bytes] = {}
         """The failures from before the sweep. Only those are tried again."""
-        self.done_before = self.ended = self.begun = 0
+        self.tried: list[Path] = []
+        """The rows that the jobs so far were to write."""
+        self.done_before = self.ended = 0
         self.start = time.monotonic()
         self.awaited: list[Path] = []
         """Rows that the processes of a launcher have yet to write."""
@@ -64,8 +68,9 @@ class Sweep(Callback):
                 return
             for job, runs in checked(config):
                 self.runs += [(job, run) for run in runs]
-            self.failed_before = failure.seen([row_path(run) for _, run in self.runs])
-            self.done_before = sum(row_path(run).exists() for _, run in self.runs)
+            self.rows = [row_path(run) for _, run in self.runs]
+            self.failed_before = failure.seen(self.rows)
+            self.done_before = self._rows_there()
         except MISTAKES as error:  # Hydra would turn an exception of a callback into a warning, but it lets an exit pass
             print(f"pvera: {explain(error)}", file=sys.stderr)
             sys.exit(2)
@@ -75,7 +80,7 @@ class Sweep(Callback):
         print(f"{len(self.runs)} runs: {self.done_before} done before, {len(self.runs) - self.done_before} to do", flush=True)
         self.logs = config.hydra.launcher.get("submitit_folder", "").replace("%j", "*")
         if not config.hydra.launcher._target_.endswith("BasicLauncher"):
-            self.awaited = [path for _, run in self.runs if not (path := row_path(run)).exists()]
+            self.awaited = [path for path in self.rows if not path.exists()]
             self.watcher = threading.Thread(target=self._watch, daemon=True)
             self.watcher.start()
 
@@ -88,25 +93,34 @@ class Sweep(Callback):
         self.awaited = [path for path in self.awaited if path not in there]
         return [Result(path, new=True) for path in there]
 
+    def _rows_there(self) -> int:
+        return sum(path.exists() for path in self.rows)
+
+    def _of_others(self) -> int:
+        """The rows that workers of other commands have written since this sweep began. The watcher's results have them already."""
+        return max(0, self._rows_there() - self.done_before - self.ended) if self.watcher is None else 0
+
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prints on a terminal how the sweep stands and which runs are next."""
         runs = [run for run in to_runs(config) if not row_path(run).exists()] if self.runs else []
         if not runs:
             return
-        lost, self.begun = self.begun - self.ended, self.begun + len(runs)
         if sys.stderr.isatty():
+            others, lost = self._of_others(), sum(not path.exists() for path in self.tried)
+            counts = {"done": self.ended} | ({"done by others": others} if others else {}) | ({"without a row": lost} if lost else {})
+            counts |= {"skipped": self.done_before, "running": len(runs)}
+            counts |= {"left": len(self.runs) - self.done_before - self.ended - others - lost - len(runs)}
+            standing = ", ".join(f"{count} {name}" for name, count in counts.items()) + self._time_left(self.ended + others)
             run, seeds = runs[0], ",".join(str(run.seed) for run in runs)
-            counts = {"done": self.ended, "without a row": lost, "skipped": self.done_before, "running": len(runs)}
-            counts |= {"left": len(self.runs) - self.done_before - self.begun}
-            standing = ", ".join(f"{count} {name}" for name, count in counts.items() if count or name != "without a row")
-            print(f"{standing}{self._time_left()}: {run.adapter.label} on {run.task.name}, seed {seeds}", file=sys.stderr, flush=True)
+            print(f"{standing}: {run.adapter.label} on {run.task.name}, seed {seeds}", file=sys.stderr, flush=True)
+        self.tried += [row_path(run) for run in runs]
 
-    def _time_left(self) -> str:
-        """The mean time of the runs that ended times the number that is left; empty before the first and after the last."""
-        to_do = len(self.runs) - self.done_before - self.ended
-        if not self.ended or not to_do:
+    def _time_left(self, done: int) -> str:
+        """The time so far by the runs that are done since, whoever did them, times the number that is left; empty if either is 0."""
+        to_do = len(self.runs) - self.done_before - done
+        if not done or to_do <= 0:
             return ""
-        return f", about {timedelta(seconds=round((time.monotonic() - self.start) / self.ended * to_do))} left"
+        return f", about {timedelta(seconds=round((time.monotonic() - self.start) / done * to_do))} left"
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Prints the results of a job."""
@@ -126,8 +140,9 @@ class Sweep(Callback):
         if not self.runs or not new:
             return
         self.ended += len(new)
-        eta = self._time_left()
-        for number, result in enumerate(new, start=self.done_before + self.ended - len(new) + 1):
+        done = self.ended + self._of_others()
+        eta = self._time_left(done)
+        for number, result in enumerate(new, start=self.done_before + done - len(new) + 1):
             print(f"[{number}/{len(self.runs)}] {result.line()}{eta if result is new[-1] else ''}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

@@ -50,12 +50,24 @@ def test_a_job_that_a_launcher_runs_in_this_process_is_told_once(tmp_path, capsy
     """As joblib does with one worker: the watcher sees the row, and the callback gets the result."""
     store.write(tmp_path / "seed=0-a.json", make_row())
     sweep = Sweep()
-    sweep.runs = [([], None)]
+    sweep.runs, sweep.rows = [([], None)], [tmp_path / "seed=0-a.json"]
     sweep.awaited, sweep.watcher = [tmp_path / "seed=0-a.json"], threading.Thread()
     sweep.on_job_end(None, JobReturn(_return_value=[Result(tmp_path / "seed=0-a.json", new=True)]))
     assert capsys.readouterr().out == ""
     sweep._print(sweep._appeared())
     assert capsys.readouterr().out.count("[1/1] ") == 1
+
+
+def test_rows_of_other_workers_count_for_the_numbers_and_the_time_left(tmp_path, capsys, monkeypatch):
+    sweep, paths = Sweep(), [tmp_path / f"seed={seed}-a.json" for seed in range(6)]
+    sweep.runs, sweep.rows, sweep.start = [([], None)] * 6, paths, 0.0
+    monkeypatch.setattr(callback.time, "monotonic", lambda: 90.0)
+    for path in paths[:3]:
+        store.write(path, make_row())
+    sweep.done_before = 1  # the second is another worker's, and this sweep's is the third
+    sweep.on_job_end(None, JobReturn(_return_value=[Result(paths[2], new=True)]))
+    told = capsys.readouterr().out
+    assert told.startswith("[3/6] ") and told.endswith(", about 0:02:15 left\n")  # two in 90 seconds, and three to do
 
 
 def test_a_sweep_that_has_no_folder_for_hydra_is_one_line(capsys, hydra):
