@@ -64,7 +64,10 @@ def _link(temporary: Path, path: Path) -> None:
 
 
 def remove_partial(path: Path) -> None:
-    """Removes the temporary files that killed writers of this row left. The caller owns the run, so nobody is writing now."""
+    """Removes the temporary files that killed writers of this row left. The caller owns the run, so nobody is writing now.
+
+    The files of workers that are about to ask for its lease go too, which tells them that it is taken.
+    """
     for file in path.parent.glob(f".{path.stem}.*.tmp"):
         file.unlink(missing_ok=True)
 

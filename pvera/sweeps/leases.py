@@ -70,6 +70,8 @@ class Lease:
             try:
                 self._write()
                 taken = _linked(self._temporary, self.path) or self._inherit()
+            except FileNotFoundError:  # another worker took the lease meanwhile, and removed this file (storage.remove_partial)
+                taken = False
             finally:
                 self._temporary.unlink(missing_ok=True)
         except OSError as error:
@@ -216,7 +218,11 @@ def _linked(file: Path, name: Path) -> bool:
             name.touch(exist_ok=False)
         except FileExistsError:
             return False
-        file.replace(name)
+        try:
+            file.replace(name)
+        except FileNotFoundError:
+            name.unlink(missing_ok=True)
+            raise
     return True
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pvera import storage
 from pvera.errors import UserError
 from pvera.sweeps import leases
 
@@ -124,6 +125,17 @@ def test_a_worker_that_died_before_its_lease_was_filled_is_succeeded(tmp_path, c
     assert held(row) == []
     clock.now += leases.EXPIRES + 1
     assert held(row) == [row] and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_who_asks_while_the_holder_clears_up_does_not_get_the_run(tmp_path, monkeypatch, request, links):
+    row = tmp_path / "seed=0-a.json"
+    if not links:
+        request.getfixturevalue("no_links")
+    with monkeypatch.context() as patch:
+        patch.setattr(leases.os, "fsync", lambda file: storage.remove_partial(row))  # between its file and the lease's name
+        assert held(row) == []
+    assert list(tmp_path.iterdir()) == [] and held(row) == [row]
 
 
 def test_what_is_done_is_not_held(tmp_path):
