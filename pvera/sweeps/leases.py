@@ -83,12 +83,10 @@ class Lease:
 
     def _inherit(self) -> bool:
         """Takes the place of a dead holder."""
-        content = lease = _read(self.path)
-        while content is not None and (later := _read(_heir(self.path, content))) is not None:
-            content = later  # an heir that died while it took over
-        if content is None or not _dead(self.path, content):
+        lease, (file, content) = _read(self.path), _latest(self.path)
+        if content is None or not _dead(file, content):
             return False
-        heir = _heir(self.path, content)
+        heir = _heir(file, content)
         if not _linked(self._temporary, heir):
             return False
         if _read(self.path) != lease:  # the holder was alive after all, or was succeeded since this process looked
@@ -159,9 +157,8 @@ def wait(rows: list[Path]) -> None:
     announced = False
     while True:
         for row in rows:
-            lease = row.with_suffix(".lease")
-            content = _read(lease)
-            if row.exists() or content is None or _dead(lease, content):
+            file, content = _latest(row.with_suffix(".lease"))
+            if row.exists() or content is None or _dead(file, content):
                 return
             if not announced:
                 print(f"pvera: waiting for {row.name}: {_holder(row, content)}; Ctrl-C stops the waiting", file=sys.stderr)
@@ -200,9 +197,17 @@ def _values(content: bytes) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _heir(lease: Path, content: bytes) -> Path:
-    """The name under which the worker that takes over from this holder links its own lease first."""
-    return lease.with_name(f"{lease.name}-{_values(content).get('owner', 'damaged')}")
+def _heir(file: Path, content: bytes) -> Path:
+    """The name under which the worker that takes over from the holder with this file links its own lease first."""
+    return file.with_name(f"{file.name}-{_values(content).get('owner', 'damaged')}")
+
+
+def _latest(lease: Path) -> tuple[Path, bytes | None]:
+    """The lease, or the file of the last heir that began to take over (it may have died before it did), and what it holds."""
+    file, content = lease, _read(lease)
+    while content is not None and (later := _read(heir := _heir(file, content))) is not None:
+        file, content = heir, later
+    return file, content
 
 
 def _linked(file: Path, name: Path) -> bool:

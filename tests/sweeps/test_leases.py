@@ -208,6 +208,28 @@ def test_one_who_died_while_taking_over_is_succeeded_too(tmp_path, clock):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_who_waits_lets_the_time_of_an_heir_that_died_run_out(tmp_path, clock):
+    row = tmp_path / "seed=0-a.json"
+    path = lease(row, "a")
+    lease(row.with_name("other.json"), "b").rename(path.with_name(f"{path.name}-a"))
+    for _ in range(2):
+        if mine := held(row):
+            break
+        leases.wait([row])
+    else:
+        mine = held(row)
+    assert mine == [row] and clock.now < 1000 + 2 * leases.EXPIRES
+
+
+def test_an_heir_that_died_before_its_lease_was_filled_is_succeeded(tmp_path, clock):
+    row = tmp_path / "seed=0-a.json"
+    row.with_suffix(".lease").touch()
+    row.with_suffix(".lease-damaged").touch()
+    assert held(row) == []
+    clock.now += leases.EXPIRES + 1
+    assert held(row) == [row] and list(tmp_path.iterdir()) == []
+
+
 def test_who_was_taken_for_dead_harms_nobody(tmp_path, clock):
     row = tmp_path / "seed=0-a.json"
     sleeper, heir = leases.Lease(row), leases.Lease(row)
