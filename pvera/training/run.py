@@ -116,14 +116,18 @@ class RunInTraining:
     def finish(self, tested: tuple[Tensor, Tensor] | None, **others: Any) -> None:
         """Writes checkpoint, row and, of a run that was tested, the test probabilities (N, C) of its labels (N,).
 
+        If the row is there, since a worker that took this one for dead was faster, all three stay as they are, so that they fit together.
         `others` are fields of the row that training alone does not know.
         """
-        if tested:
-            store.save_probabilities(self.path, tested[0].numpy(), tested[1].numpy())
-        saved = {"run": self.run.to_dict(), "chosen": self.points[self.chosen], "weights_sha256": self.run.backbone.weights_sha256()}
-        checkpoint.save(self.path.with_suffix(".safetensors"), self.weights(), saved)
-        row = self.row(n_test=len(tested[1]) if tested else 0, test=evaluate(*tested) if tested else {}, **others)
-        store.write(self.path, row)  # before any logger hears of it: a logger that fails cannot lose the row
+        if self.path.exists():
+            row = store.read(self.path)
+        else:
+            if tested:
+                store.save_probabilities(self.path, tested[0].numpy(), tested[1].numpy())
+            saved = {"run": self.run.to_dict(), "chosen": self.points[self.chosen], "weights_sha256": self.run.backbone.weights_sha256()}
+            checkpoint.save(self.path.with_suffix(".safetensors"), self.weights(), saved)
+            row = self.row(n_test=len(tested[1]) if tested else 0, test=evaluate(*tested) if tested else {}, **others)
+            store.write(self.path, row)  # before any logger hears of it: a logger that fails cannot lose the row
         failure.place(self.path).unlink(missing_ok=True)
         self.done = True
         loggers.finish(self.run.logger, asdict(row))

@@ -325,6 +325,21 @@ def test_the_lease_of_a_process_killed_after_its_row_is_removed(tmp_path):
     assert files(tmp_path) == []
 
 
+def test_who_was_taken_for_dead_leaves_the_row_of_its_heir_and_what_belongs_to_it(tmp_path, monkeypatch):
+    [run] = make("adapter=linear_probe", f"results={tmp_path}")
+    [of_heir] = execute([run])
+    expected, whole = figures(tmp_path), train.fit
+
+    def fit(groups, *arguments, **options):
+        whole(groups, *arguments, **options)
+        with torch.no_grad():
+            groups[0][0].model.head.weight.add_(0.1)  # other numbers, as on another machine
+
+    monkeypatch.setattr(train, "fit", fit)
+    train.train_and_test([(run, of_heir.path)])
+    assert figures(tmp_path) == expected
+
+
 def test_a_success_removes_the_failure(tmp_path):
     [run] = make("adapter=linear_probe", f"results={tmp_path}")
     failure.write(row_path(run), failure_of(run, "the power went"))
