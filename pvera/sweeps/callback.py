@@ -149,7 +149,9 @@ class Sweep(Callback):
         """Waits for the runs of other workers, and does those that these workers give up."""
         for job in self.claimed:
             try:
-                results, error = attempt(compose(config, job), failed_before=self.failed_before)
+                # Those that have failed since are told in the summary.
+                runs = [run for run in compose(config, job) if not failure.since(row_path(run), self.failed_before)]
+                results, error = attempt(runs, failed_before=self.failed_before) if runs else ([], None)
                 self._print_here(results)
                 if error:
                     raise error

@@ -96,13 +96,17 @@ def execute(runs: list[Run], *, wait: bool = True, failed_before: dict[Path, byt
 
 
 def attempt(runs: list[Run], **options: Any) -> tuple[list[Result], Exception | None]:
-    """As `execute` with these options, but gives its error, with the results of the runs whose rows were written all the same."""
+    """As `execute` with these options, but gives its error, with the results of the runs that have got a row all the same.
+
+    A run that another worker holds is among the results, since that worker goes on.
+    """
     left: list[Path] = []
     try:
         left = [path for run in runs if not (path := row_path(run)).exists()]
         return execute(runs, **options), None
     except Exception as error:
-        return [Result(path, new=True) for path in left if path.exists()], error
+        holders = {path: holder for path in left if (holder := leases.holder_of(path)) and holder.alive is not False}
+        return [Result(path, path.exists(), str(holders.get(path, ""))) for path in left if path.exists() or path in holders], error
 
 
 def _check(run: Run) -> None:

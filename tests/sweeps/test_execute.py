@@ -20,6 +20,7 @@ from pvera.config import to_runs
 from pvera.metrics.table import evaluate as metrics
 from pvera.rows import digests, store
 from pvera.rows.row import Row
+from pvera.sweeps import leases
 from pvera.sweeps.execute import _check, _warn, execute, row_path
 from tests.helpers.command import Command
 from tests.helpers.command import run as run_command
@@ -238,7 +239,7 @@ def test_one_failing_run_does_not_stop_a_sweep(tmp_path):
     assert len(store.read_all(tmp_path)) == 1
 
 
-#: The command, in which the first seed of each pack ends as one does whose loss is not finite.
+#: The command, in which seed 0 ends as a run does whose loss is not finite, if it is the first of its pack.
 FIRST_SEED_FAILS = """
 from pvera import __main__
 from pvera.training import train
@@ -248,7 +249,8 @@ whole = train.fit
 
 def fit(groups, *arguments, **options):
     whole(groups, *arguments, **options)
-    groups[0][0].failure = "the first seed has failed"
+    if groups[0][0].seed == 0:
+        groups[0][0].failure = "the first seed has failed"
 
 
 train.fit = fit
@@ -270,6 +272,20 @@ def test_the_good_seeds_of_a_pack_are_told_when_one_fails(tmp_path, mode):
     if mode != "alone":
         assert [line.split()[0] for line in told] == ["[1/3]", "[2/3]"]
         assert "1 of 3 runs failed" in done.stderr and "2 done in" in done.stdout
+
+
+def test_a_sweep_waits_for_the_seed_of_another_worker_though_one_of_its_pack_fails(tmp_path):
+    words = [*TINY, "adapter=linear_probe", "seed=[0,1]", "protocol.retrain=false", f"results={tmp_path}"]
+    other = row_path(make("adapter=linear_probe", "seed=1", "protocol.retrain=false", f"results={tmp_path}"))
+    with leases.hold([other]):
+        sweep = Command("-m", *words, code=FIRST_SEED_FAILS)
+        while "waiting for" not in sweep.stderr:
+            assert sweep.poll() is None
+            time.sleep(0.01)
+    done = sweep.wait()
+    assert done.returncode == 1 and done.stderr.count("the first seed has failed") == 2  # at once, and in the summary
+    assert "1 of 2 runs failed" in done.stderr and "another worker" not in done.stderr
+    assert store.read(other).seed == 1
 
 
 def test_a_grid_of_rates_that_a_linear_probe_does_not_use_is_told(tmp_path, capsys):
