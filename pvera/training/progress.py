@@ -149,16 +149,17 @@ class Progress:
 def epochs_done(row: Path, digest: str) -> tuple[Path, list[int]] | None:
     """The resume file that holds most of a run, and the epochs of each of its grid points there (and of the retraining, if it began).
 
-    `row` is the path of the run's row. None if no readable resume file holds the run.
+    `row` is the path of the run's row. None if no readable resume file holds the run, or if it failed there, since it then starts again.
     """
     most: tuple[Path, list[int]] | None = None
     for file in sorted(row.parent.glob("*.resume-?")):
         try:
             run = json.loads(checkpoint.header(file)["state"])["runs"][digest]
             epochs = [learner["epochs"] for learner in run["learners"]]
+            failed = run["failed"]
         except (UserError, KeyError, ValueError, TypeError):
             continue
-        if most is None or sum(epochs) > sum(most[1]):
+        if not failed and (most is None or sum(epochs) > sum(most[1])):
             most = file, epochs
     return most
 

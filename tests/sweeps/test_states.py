@@ -8,10 +8,11 @@ from hydra import compose
 
 from pvera.config import to_runs
 from pvera.errors import UserError
+from pvera.models import checkpoint
 from pvera.rows import digests, failure, store
 from pvera.sweeps import leases, states
 from pvera.sweeps.execute import execute, row_path
-from pvera.training import loop
+from pvera.training import loop, progress
 from pvera.training.run import failure_of
 from tests.helpers.rows import make_row
 
@@ -87,6 +88,16 @@ def test_an_interrupted_run_is_in_progress_with_its_epochs(run, monkeypatch):
     assert states.state(run).details.endswith("; process 4194304 on here, since then has stopped")
     failure.write(row_path(run), failure_of(run, "out of memory", 3))
     assert states.state(run).kind == "failed"
+
+
+def test_a_run_that_failed_in_a_pack_that_was_stopped_starts_again_so_it_is_to_do(run, monkeypatch):
+    killed(run, monkeypatch, 2)
+    for file in row_path(run).parent.glob("*.resume-?"):
+        tensors, metadata = checkpoint.read_whole(file, progress.FORMAT)
+        state = json.loads(metadata["state"])
+        state["runs"][digests.digest(run.settings())]["failed"] = True
+        checkpoint.write_whole(file, tensors, {"rows": metadata["rows"], "state": json.dumps(state)}, progress.FORMAT)
+    assert states.state(run) == states.State("to do", "")
 
 
 def test_a_damaged_resume_file_is_no_progress(run):
