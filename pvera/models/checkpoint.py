@@ -78,16 +78,16 @@ def load(model: nn.Module, tensors: dict[str, Tensor], origin: str) -> None:
 
     Raises UserError, before anything is copied, unless names and shapes are those of the model; `origin` names the file in it.
     """
-    parameters = dict(trainable(model))
-    if reason := _misfit({name: parameter.shape for name, parameter in parameters.items()}, tensors):
+    if reason := misfit(model, tensors):
         raise UserError(f"{origin} is of another adapter or backbone: {reason}")
     with torch.no_grad():
-        for name, parameter in parameters.items():
+        for name, parameter in trainable(model):
             parameter.copy_(tensors[name])
 
 
-def _misfit(shapes: dict[str, torch.Size], tensors: dict[str, Tensor]) -> str | None:
+def misfit(model: nn.Module, tensors: dict[str, Tensor]) -> str | None:
     """The first difference between the model's trained parameters and the tensors; None if there is none."""
+    shapes = {name: parameter.shape for name, parameter in trainable(model)}
     missing, unknown = sorted(shapes.keys() - tensors.keys()), sorted(tensors.keys() - shapes.keys())
     if missing or unknown:
         first = f"it lacks {missing[0]}" if missing else f"it has {unknown[0]}, which the model does not train"

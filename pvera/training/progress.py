@@ -39,6 +39,12 @@ class _Saved:
     pack: dict[str, Any]
     run: dict[str, Any]
 
+    def state(self, digest: str, number: int) -> State:
+        """The state of a learner of this run, by its number."""
+        prefix = f"{digest}/{number}/"
+        tensors = {key.removeprefix(prefix): tensor for key, tensor in self.tensors.items() if key.startswith(prefix)}
+        return State(tensors, self.run["learners"][number])
+
 
 class Progress:
     """The progress of a pack of runs. As a context manager, it writes the last epoch if an exception ends the block."""
@@ -61,7 +67,10 @@ class Progress:
             self.flush()
 
     def load(self) -> None:
-        """Puts each run into its newest state on disk. A damaged file is named, and the other one is used."""
+        """Puts each run into its newest state on disk. A damaged file is named, and the other one is used.
+
+        A state of an earlier version of the code whose parameters have other names or shapes is named too, and the run starts again.
+        """
         newest: dict[str, _Saved] = {}
         for file in sorted(self.files[0].parent.glob("*.resume-?")):
             try:
@@ -78,6 +87,9 @@ class Progress:
         for run in self.runs:
             if run.digest in newest:
                 saved = newest[run.digest]
+                if reason := _misfit(run, saved):
+                    print(f"pvera: {saved.file} is of other code: {reason}; not used, seed {run.run.seed} starts again", file=sys.stderr)
+                    continue
                 self._resume(run, saved)
                 if saved.pack["members"] == self._members:  # the same pack keeps its size, so that the numbers are the same too
                     self.packing.size = min(saved.pack["size"], self.packing.size or saved.pack["size"])
@@ -88,15 +100,10 @@ class Progress:
             self.files.reverse()
 
     def _resume(self, run: RunInTraining, saved: _Saved) -> None:
-        def put_back(number: int) -> State:
-            prefix = f"{run.digest}/{number}/"
-            tensors = {key.removeprefix(prefix): tensor for key, tensor in saved.tensors.items() if key.startswith(prefix)}
-            return State(tensors, saved.run["learners"][number])
-
         for number, learner in enumerate(run.learners):
-            restore(learner, put_back(number))
+            restore(learner, saved.state(run.digest, number))
         if saved.run["final"]:  # its grid point is known once the others are restored
-            restore(run.begin_final(), put_back(len(run.learners)))
+            restore(run.begin_final(), saved.state(run.digest, len(run.learners)))
         run.seconds, run.images_before, run.events = saved.run["seconds"], run.images(), saved.run["events"]
         if changed := [key for key, value in self.made_by.items() if saved.run["made_by"].get(key) != value]:
             epochs = max(learner.epochs for learner in run.all_learners())
@@ -144,6 +151,17 @@ class Progress:
             return
         self.files.reverse()
         self._held = None
+
+
+def _misfit(run: RunInTraining, saved: _Saved) -> str | None:
+    """Why a saved state is none of this run's models; None if it is. The last model, for train1000, is that of any grid point."""
+    for number in range(len(saved.run["learners"])):
+        tensors = saved.state(run.digest, number).tensors
+        weights = {key.removeprefix("weight/"): tensor for key, tensor in tensors.items() if key.startswith("weight/")}
+        reasons = [checkpoint.misfit(learner.model, weights) for learner in run.learners[number : number + 1] or run.learners]
+        if weights and all(reasons):
+            return reasons[0]
+    return None
 
 
 def epochs_done(row: Path, digest: str) -> tuple[Path, list[int]] | None:

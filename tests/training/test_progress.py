@@ -175,6 +175,24 @@ def test_without_a_whole_file_a_run_starts_again(tmp_path, monkeypatch, whole, c
     assert figures(tmp_path) == whole["linear probe"]
 
 
+def test_a_state_whose_parameters_have_other_names_is_named_and_the_run_starts_again(tmp_path, monkeypatch, capsys):
+    """As after an update of the code, which does not change the digest."""
+    words = ["adapter=ia3", "adapter.layers=[5]", "seed=[0,1]"]
+    execute(make(*words, f"results={tmp_path / 'whole'}"))
+    for passes in (2, 4):  # in training on train800, and in that on train1000
+        folder = tmp_path / str(passes)
+        interrupted(monkeypatch, make(*words, f"results={folder}"), passes)
+        for file in folder.rglob("*.resume-?"):
+            tensors, metadata = checkpoint.read_whole(file, progress.FORMAT)
+            tensors = {key.replace(".edit.", ".was."): tensor for key, tensor in tensors.items()}
+            checkpoint.write_whole(file, tensors, {"rows": metadata["rows"], "state": metadata["state"]}, progress.FORMAT)
+        execute(make(*words, f"results={folder}"))
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 2 and all(" is of other code: it lacks backbone.blocks.5." in line for line in said)
+        assert [line.endswith(f"not used, seed {seed} starts again") for seed, line in enumerate(said)] == [True, True]
+        assert figures(folder) == figures(tmp_path / "whole") and files(folder) == []
+
+
 def test_other_seeds_in_the_pack_go_on_each_from_where_it_was(tmp_path, monkeypatch, whole):
     interrupted(monkeypatch, make("adapter=linear_probe", "seed=[0,1]", f"results={tmp_path}"), 2)
     execute(make("adapter=linear_probe", "seed=[1,2]", f"results={tmp_path}"))
