@@ -94,6 +94,19 @@ def needed(file: Path, rows: set[Path]) -> bool:
     return any(row not in rows and not row.exists() for row in progress.rows_of(file))
 
 
+def forget(rows: set[Path], deleted: list[Path]) -> list[str]:
+    """Takes the states of these runs out of those resume files that stay, so that they start again; returns the errors of damaged ones."""
+    errors = []
+    for file in sorted({file for row in rows for file in row.parent.glob("*.resume-?")} - set(deleted)):
+        from pvera.training import progress  # imports torch
+
+        try:
+            progress.forget(file, rows)
+        except UserError as error:
+            errors.append(str(error))
+    return errors
+
+
 def delete(paths: list[Path], folder: Path) -> None:
     """Removes files, and the folders below `folder` that are empty then. Raises UserError for a file that cannot be removed."""
     for path in paths:
@@ -154,6 +167,7 @@ def _runs(options: argparse.Namespace) -> int:
         files = [file for file in dict.fromkeys(file for path in free for file in files_of(path)) if not needed(file, rows)]
         what = f"{len(files)} files of these runs ({sum(file.stat().st_size for file in files) / 1e6:.1f} MB)"
         if options.yes:
+            errors += forget(rows, files)
             delete(files, options.folder)
         print(f"deleted {what}" if options.yes else f"nothing deleted yet: --yes deletes {what}")
     command.warn(errors + in_work)

@@ -173,7 +173,8 @@ def test_the_files_of_a_failed_run_that_is_tried_again_are_not_deleted(folder, c
 def test_a_resume_file_with_other_unfinished_runs_of_the_pack_is_not_deleted(folder, capsys):
     failed = fail(folder, "dtd")
     resume, other = failed.with_suffix(".resume-a"), failed.with_name("seed=4-0123abcd.json")
-    checkpoint.write_whole(resume, {}, {"rows": json.dumps([f"{failed.stem}.json", other.name]), "state": "{}"}, progress.FORMAT)
+    state = json.dumps({"runs": {"a": {}, "b": {}}})
+    checkpoint.write_whole(resume, {}, {"rows": json.dumps([f"{failed.stem}.json", other.name]), "state": state}, progress.FORMAT)
     assert "deleted 1 files" in listed(capsys, folder, "--failed", "--delete", "--yes")[-1]
     assert resume.exists() and not failed.exists()
     fail(folder, "dtd")

@@ -191,6 +191,19 @@ def rows_of(file: Path) -> list[Path]:
     return [file.with_name(name) for name in names]
 
 
+def forget(file: Path, rows: set[Path]) -> None:
+    """Takes the states of the runs with these rows out of a resume file. Raises UserError if the file cannot be read or written."""
+    if rows.isdisjoint(rows_of(file)):
+        return
+    tensors, metadata = checkpoint.read_whole(file, FORMAT)
+    state = json.loads(metadata["state"])
+    kept = [(digest, row.name) for digest, row in zip(state["runs"], rows_of(file), strict=True) if row not in rows]
+    state["runs"] = {digest: state["runs"][digest] for digest, _ in kept}
+    tensors = {key: tensor for key, tensor in tensors.items() if key.partition("/")[0] in state["runs"]}
+    names = {"rows": json.dumps([name for _, name in kept]), "state": json.dumps(state)}
+    checkpoint.write_whole(file, tensors, names, FORMAT)
+
+
 def clean(files: list[Path]) -> None:
     """Removes those resume files of which every run has its row."""
     for file in files:

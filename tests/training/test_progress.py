@@ -8,6 +8,7 @@ import pytest
 import torch
 from hydra import compose
 
+from pvera import runs as list_runs
 from pvera.config import to_runs
 from pvera.errors import UserError
 from pvera.models import checkpoint, resources
@@ -216,6 +217,31 @@ def test_a_smaller_pack_keeps_the_progress_of_the_others_in_its_files(tmp_path, 
     assert files(tmp_path) == []
     for name, row in figures(tmp_path).items():
         assert row["grid"] == whole["linear probe"][name]["grid"]
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_run_that_is_deleted_is_trained_from_its_start_though_files_of_its_pack_stay(tmp_path, monkeypatch, whole, bad):
+    runs = make("adapter=linear_probe", "seed=[0,1]", f"results={tmp_path}")
+    fit, train_epoch, trained = train.fit, loop.train_epoch, []
+
+    def one_fails(groups, *arguments, **options):
+        fit(groups, *arguments, **options)
+        for [learner] in groups:
+            learner.failure = "it has failed" if learner.seed == bad else None
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="it has failed"):
+        patch.setattr(train, "fit", one_fails)
+        execute(runs)
+    good = runs[1 - bad]
+    assert row_path(good).exists() and progress.epochs_done(row_path(good), digests.digest(good.settings()))
+    assert list_runs.main([str(tmp_path), "--delete", "--yes"]) == 0
+    assert progress.epochs_done(row_path(good), digests.digest(good.settings())) is None
+    assert progress.epochs_done(row_path(runs[bad]), digests.digest(runs[bad].settings()))  # the other one goes on
+    monkeypatch.setattr(loop, "train_epoch", lambda *arguments: trained.append(1) or train_epoch(*arguments))
+    [done] = execute([good])
+    row = store.read(done.path)
+    assert len(trained) == row.grid[0]["epochs"] + row.best_epoch and row.events == []
+    assert figures(tmp_path)[done.path.name]["grid"] == whole["linear probe"][done.path.name]["grid"]
 
 
 def test_a_full_disk_does_not_stop_training(tmp_path, monkeypatch, whole, capsys):
