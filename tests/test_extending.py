@@ -63,3 +63,18 @@ def test_a_folder_that_will_not_do_is_one_line(tmp_path, files, message):
     place = tmp_path if files else tmp_path / "absent"
     done = run_command("adapter=lora", env={**os.environ, "PVERA_ADAPTERS": str(place)})
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+
+
+#: The first example with a grid, of which it warns.
+ALARMED = ADAPTERS["affine"] + """
+    def warning(self, metrics):
+        return f"the rate is {self.lr:g}"
+"""
+
+
+def test_a_warning_is_of_its_grid_point(tmp_path):
+    (tmp_path / "affine.py").write_text(ALARMED)
+    words = ["task=extra/digits", "backbone=test_vit", "trainer=smoke", "trainer.epochs=1", "image_size=32", "source.test_limit=20"]
+    done = run_command("adapter=affine", *words, f"results={tmp_path}", env={**os.environ, "PVERA_ADAPTERS": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "pvera: warning: epoch 1: lr=0.01: the rate is 0.01\n"

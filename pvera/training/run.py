@@ -108,7 +108,7 @@ class RunInTraining:
         """Logs an epoch of one grid point, and prints the adapter's warning if it has one (once a run)."""
         point = self.learners.index(learner)
         loggers.epoch(self.run.logger, point, values)
-        if not self.warned and (warning := self.run.adapter.warning(values)):
+        if not self.warned and (warning := learner.adapter.warning(values)):
             self.warned = True
             name = f"{label(self.points[point])}: " if len(self.points) > 1 else ""
             tqdm.write(f"pvera: warning: epoch {values['epoch']:.0f}: {name}{warning}", file=sys.stderr)
