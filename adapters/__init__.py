@@ -3,6 +3,7 @@
 import importlib
 import os
 import pkgutil
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def __getattr__(name: str) -> Any:
 def methods() -> dict[str, type[Adapter]]:
     """Every adapter by name: one from each file in `adapters/zoo` and in the folders that the variable PVERA_ADAPTERS lists.
 
-    Raises AdapterError if a folder is missing, or a file does not define one Adapter of its name, or two files have the same name.
+    Raises AdapterError if a folder is missing, or a file does not define one Adapter of its name, or two files have the same name, or a
+    class sets a field without being a dataclass or without a type, which a dataclass would not hear of.
     """
     for listed in filter(None, os.environ.get("PVERA_ADAPTERS", "").split(os.pathsep)):
         folder = os.path.expanduser(listed)  # noqa: PTH111  (a Path raises where there is no such home)
@@ -44,5 +46,10 @@ def methods() -> dict[str, type[Adapter]]:
         named = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Adapter) and v.name == name]
         if len(named) != 1:
             raise AdapterError(f"{module.__file__} must define one Adapter with name = {name!r}, found {len(named)}")
+        if untyped := [f.name for f in fields(named[0]) if getattr(named[0], f.name, f.default) is not f.default]:
+            raise AdapterError(
+                f"{module.__file__} sets {untyped[0]}, but not as a field: it needs @dataclass above class {named[0].__name__}, "
+                f"and a type as in `name: str = {name!r}`"
+            )
         classes[name] = named[0]
     return classes

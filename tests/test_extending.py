@@ -54,6 +54,8 @@ def test_the_cyclic_weight_rises_in_every_cycle(folder, monkeypatch):
     [
         ({"lora.py": ADAPTERS["mine"]}, "two files define the adapter 'lora'"),
         ({"other.py": ADAPTERS["mine"]}, "other.py must define one Adapter with name = 'other', found 0"),
+        ({"mine.py": ADAPTERS["mine"].replace("@dataclass\n", "")}, "mine.py sets name, but not as a field: it needs @dataclass above"),
+        ({"mine.py": ADAPTERS["mine"].replace("name: str", "lr = 1e-2\n    name: str")}, "mine.py sets lr, but not as a field"),
         (None, "which is not a folder"),
     ],
 )
@@ -61,15 +63,18 @@ def test_a_folder_that_will_not_do_is_one_line(tmp_path, files, message):
     for name, code in (files or {}).items():
         (tmp_path / name).write_text(code)
     place = tmp_path if files else tmp_path / "absent"
-    done = run_command("adapter=lora", env={**os.environ, "PVERA_ADAPTERS": str(place)})
+    done = run_command("adapter=lora", "--cfg=job", env={**os.environ, "PVERA_ADAPTERS": str(place)})
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
 
 
 #: The first example with a grid, of which it warns.
-ALARMED = ADAPTERS["affine"] + """
+ALARMED = (
+    ADAPTERS["affine"]
+    + """
     def warning(self, metrics):
         return f"the rate is {self.lr:g}"
 """
+)
 
 
 def test_a_warning_is_of_its_grid_point(tmp_path):
