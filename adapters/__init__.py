@@ -29,8 +29,8 @@ def __getattr__(name: str) -> Any:
 def methods() -> dict[str, type[Adapter]]:
     """Every adapter by name: one from each file in `adapters/zoo` and in the folders that the variable PVERA_ADAPTERS lists.
 
-    Raises AdapterError if a folder is missing, or a file does not define one Adapter of its name, or two files have the same name, or a
-    class sets a field without being a dataclass or without a type, which a dataclass would not hear of.
+    Raises AdapterError if a folder is missing, or a file cannot be imported or does not define one Adapter of its name, or two files have
+    the same name, or a class sets a field without being a dataclass or without a type, which a dataclass would not hear of.
     """
     for listed in filter(None, os.environ.get("PVERA_ADAPTERS", "").split(os.pathsep)):
         folder = os.path.expanduser(listed)  # noqa: PTH111  (a Path raises where there is no such home)
@@ -39,10 +39,13 @@ def methods() -> dict[str, type[Adapter]]:
         if folder not in zoo.__path__:
             zoo.__path__.append(folder)
     classes: dict[str, type[Adapter]] = {}
-    for name in sorted(info.name for folder in zoo.__path__ for info in pkgutil.iter_modules([folder])):
+    for name, place in sorted((info.name, folder) for folder in zoo.__path__ for info in pkgutil.iter_modules([folder])):
         if name in classes:
             raise AdapterError(f"two files define the adapter {name!r}, in {' and '.join(zoo.__path__)}: rename one of them")
-        module = importlib.import_module(f"{zoo.__name__}.{name}")
+        try:
+            module = importlib.import_module(f"{zoo.__name__}.{name}")
+        except Exception as error:
+            raise AdapterError(f"the adapter {name!r} in {place} cannot be imported: {type(error).__name__}: {error}") from error
         named = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Adapter) and v.name == name]
         if len(named) != 1:
             raise AdapterError(f"{module.__file__} must define one Adapter with name = {name!r}, found {len(named)}")

@@ -56,6 +56,8 @@ def test_the_cyclic_weight_rises_in_every_cycle(folder, monkeypatch):
         ({"other.py": ADAPTERS["mine"]}, "other.py must define one Adapter with name = 'other', found 0"),
         ({"mine.py": ADAPTERS["mine"].replace("@dataclass\n", "")}, "mine.py sets name, but not as a field: it needs @dataclass above"),
         ({"mine.py": ADAPTERS["mine"].replace("name: str", "lr = 1e-2\n    name: str")}, "mine.py sets lr, but not as a field"),
+        ({"mine.py": ADAPTERS["mine"] + ")"}, "cannot be imported: SyntaxError: unmatched ')' (mine.py, line"),
+        ({"mine.py": "import absent"}, "cannot be imported: ModuleNotFoundError: No module named 'absent'"),
         (None, "which is not a folder"),
     ],
 )
