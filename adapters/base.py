@@ -188,6 +188,7 @@ class Adapter:
 
     def init_params(self, site: Site, shared: Any) -> dict[str, nn.Parameter | nn.Module | Tensor | None]:
         """The parameters of one site, by attribute name. Parameters and Modules are trained; a Tensor is frozen and not saved.
+        One that several sites return, such as a Parameter of `init_shared`, is one for all of them.
 
         Random numbers come from torch's global generator, which the injection has seeded with the run's seed.
         """

@@ -25,7 +25,10 @@ class Edit(nn.Module):
     noise: torch.Generator
     """The model's own random generator, which all its edits share."""
 
-    def __init__(self, adapter: Adapter, params: dict[str, Any], noise: torch.Generator, site: str = "") -> None:
+    def __init__(
+        self, adapter: Adapter, params: dict[str, Any], noise: torch.Generator, site: str, made: dict[nn.Parameter, nn.Parameter]
+    ) -> None:
+        """`made` has the model's own Parameter for each that an adapter returned: one that several sites share stays one."""
         super().__init__()
         self.adapter, self.noise, self.site = adapter, noise, site
         self.target = site.rpartition(".")[2]
@@ -35,7 +38,9 @@ class Edit(nn.Module):
         self.stream: Tensor | None = None  # stands for the generator in a compiled graph
         for name, value in params.items():
             if isinstance(value, nn.Parameter):
-                value = nn.Parameter(value.to(noise.device))
+                if value not in made:  # a copy, since a Parameter around a frozen weight would train that weight
+                    made[value] = nn.Parameter(value.detach().clone().to(noise.device))
+                value = made[value]
             elif isinstance(value, nn.Module):
                 value = value.to(noise.device)
             elif isinstance(value, Tensor):
@@ -146,7 +151,8 @@ def inject(backbone: nn.Module, adapter: Adapter, seed: int = 0) -> nn.Module:
         torch.manual_seed(seed)
         sites = find_sites(model, adapter)
         shared = adapter.init_shared(sites, seed) if sites else None
-        new = [(site, Edit(adapter, adapter.init_params(site, shared), noise, site.name)) for site in sites]
+        made: dict[nn.Parameter, nn.Parameter] = {}
+        new = [(site, Edit(adapter, adapter.init_params(site, shared), noise, site.name, made)) for site in sites]
     if new and not any(True for _, edit in new for _ in edit.parameters()):
         raise AdapterError(f"{adapter.name} finds nothing to train in this {type(model).__name__}, which has no such parameters")
     for index in {site.block for site in sites}:

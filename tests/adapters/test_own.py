@@ -1,0 +1,62 @@
+"""What an adapter of one's own may return, and its mistakes, each of which ends in one line."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from adapters.base import Adapter
+from adapters.injection import edits
+from pvera.models.classifier import count
+from tests.helpers.models import DEPTH, WIDTH, batch, classifier, logits, train, vit
+
+
+@dataclass
+class Shift(Adapter):
+    """y + shift."""
+
+    name: str = "shift"
+
+    def sites(self):
+        return ("fc2",)
+
+    def init_params(self, site, shared):
+        return {"shift": nn.Parameter(torch.zeros(site.d_out))}
+
+    def edit(self, params, x, y):
+        return y + params.shift
+
+
+@dataclass
+class Shared(Shift):
+    """One shift for all sites."""
+
+    def init_shared(self, sites, seed):
+        return nn.Parameter(torch.zeros(sites[0].d_out))
+
+    def init_params(self, site, shared):
+        return {"shift": shared}
+
+
+@dataclass
+class Bias(Shift):
+    """Trains a Parameter around the frozen bias itself."""
+
+    def init_params(self, site, shared):
+        return {"shift": nn.Parameter(site.bias)}
+
+
+def test_a_parameter_that_sites_share_is_one():
+    model = classifier(Shared())
+    assert count(model)[0] == WIDTH and count(classifier(Shift()))[0] == DEPTH * WIDTH
+    assert len({id(edit.shift) for edit in edits(train(model, Shared()))}) == 1
+
+
+def test_a_parameter_around_a_frozen_weight_leaves_that_as_it_is():
+    backbone = vit()
+    before = copy.deepcopy(list(backbone.parameters()))
+    model = classifier(Bias(), backbone)
+    start = logits(model, batch()[0])
+    assert not torch.equal(logits(train(model, Bias()), batch()[0]), start)
+    assert all(torch.equal(now, then) for now, then in zip(backbone.parameters(), before, strict=True))
