@@ -37,6 +37,8 @@ class Edit(nn.Module):
         self.generators: Sequence[torch.Generator] | None = None
         self.stream: Tensor | None = None  # stands for the generator in a compiled graph
         for name, value in params.items():
+            if hasattr(self, name):
+                raise AdapterError(f"{adapter.name} names a parameter {name!r}, which every edit has for something else: rename it")
             if isinstance(value, nn.Parameter):
                 if value not in made:  # a copy, since a Parameter around a frozen weight would train that weight
                     made[value] = nn.Parameter(value.detach().clone().to(noise.device))

@@ -3,11 +3,13 @@
 import copy
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import nn
 
 from adapters.base import Adapter
-from adapters.injection import edits
+from adapters.errors import AdapterError
+from adapters.injection import edits, inject
 from pvera.models.classifier import count
 from tests.helpers.models import DEPTH, WIDTH, batch, classifier, logits, train, vit
 
@@ -60,3 +62,11 @@ def test_a_parameter_around_a_frozen_weight_leaves_that_as_it_is():
     start = logits(model, batch()[0])
     assert not torch.equal(logits(train(model, Bias()), batch()[0]), start)
     assert all(torch.equal(now, then) for now, then in zip(backbone.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("name", ["mode", "target", "average", "drop", "noise"])
+def test_a_parameter_with_the_name_of_something_else(name):
+    new = Shift()
+    new.init_params = lambda site, shared: {"shift": nn.Parameter(torch.zeros(1)), name: nn.Parameter(torch.zeros(1))}
+    with pytest.raises(AdapterError, match=f"^shift names a parameter '{name}', which every edit has for something else: rename it$"):
+        inject(vit(), new)
