@@ -83,7 +83,14 @@ class Edit(nn.Module):
             setattr(self, name, None)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.adapter.edit(self, x, y).to(y.dtype)
+        edited = self.adapter.edit(self, x, y)
+        # An edit of a whole block may add and remove tokens. Anything else would be broadcast without a word, or fail far from here.
+        free = 1 if self.target in ("tokens", "block") else 0
+        if edited.shape[:1] != y.shape[:1] or edited.shape[1 + free :] != y.shape[1 + free :]:
+            raise AdapterError(
+                f"{self.adapter.name} must return the shape of its output, {tuple(y.shape)}, at {self.site}, found {tuple(edited.shape)}"
+            )
+        return edited.to(y.dtype)
 
 
 class FusedQKV(nn.Module):

@@ -70,3 +70,13 @@ def test_a_parameter_with_the_name_of_something_else(name):
     new.init_params = lambda site, shared: {"shift": nn.Parameter(torch.zeros(1)), name: nn.Parameter(torch.zeros(1))}
     with pytest.raises(AdapterError, match=f"^shift names a parameter '{name}', which every edit has for something else: rename it$"):
         inject(vit(), new)
+
+
+@pytest.mark.parametrize("target", ["fc2", "attn", "block", "norm"])
+@pytest.mark.parametrize("wrong", [lambda y: y.mean(0), lambda y: y[..., :1], lambda y: y.mean(-2, keepdim=True)[:1]])
+def test_an_output_of_another_shape_is_not_broadcast(target, wrong):
+    new = Shift()
+    new.sites, new.edit = lambda: (target,), lambda params, x, y: wrong(y + params.shift)
+    site = target if target == "norm" else f"0.{target}"
+    with pytest.raises(AdapterError, match=rf"^shift must return the shape of its output, \(.*\), at {site}, found \("):
+        logits(classifier(new), batch()[0])
