@@ -174,6 +174,8 @@ def find_sites(model: nn.Module, adapter: Adapter) -> list[Site]:
     targets = adapter.sites()
     if not targets and not adapter.whole:
         return []
+    if unknown := [target for target in targets if target not in families.SITES | families.PARTS]:
+        raise AdapterError(f"{adapter.name} edits {unknown[0]!r}, which is no site; there are {', '.join(families.SITES | families.PARTS)}")
     if families.family(model) is None:
         known = ", ".join(family.model.rpartition(".")[2] for family in families.FAMILIES)
         raise AdapterError(f"{adapter.name} needs one of timm's plain vision transformers ({known}), and this is a {type(model).__name__}")

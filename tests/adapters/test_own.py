@@ -80,3 +80,10 @@ def test_an_output_of_another_shape_is_not_broadcast(target, wrong):
     site = target if target == "norm" else f"0.{target}"
     with pytest.raises(AdapterError, match=rf"^shift must return the shape of its output, \(.*\), at {site}, found \("):
         logits(classifier(new), batch()[0])
+
+
+def test_a_site_that_there_is_not():
+    new = Shift()
+    new.sites = lambda: ("query",)
+    with pytest.raises(AdapterError, match="^shift edits 'query', which is no site; there are q, k, v, .*, stem, norm$"):
+        inject(vit(), new)
