@@ -116,6 +116,10 @@ def _check(run: Run) -> None:
     for name in run.adapter.search:
         if (value := getattr(run.adapter, name)) is not None:
             _warn(f"adapter.search.{name} is not tried, since adapter.{name} is {value!r}: add adapter.{name}=null")
+    # What is set by hand is not searched, and the user knows. But a default can hide values of the grid too.
+    for name in dict.fromkeys(key for point in run.adapter.grid for key in point):
+        if (value := getattr(run.adapter, name)) is not None and value == type(run.adapter).__dataclass_fields__[name].default:
+            _warn(f"the values of {name} in adapter.grid are not tried, since adapter.{name} is {value!r}: add adapter.{name}=null")
     if run.trainer.head_lr is not None and not run.adapter.trains() and any("lr" in point for point in run.adapter.active_grid()):
         _warn(
             f"the values of adapter.lr give the same run, since {run.adapter.label} trains the head alone, with trainer.head_lr: "

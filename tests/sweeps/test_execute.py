@@ -397,3 +397,12 @@ def test_a_search_that_a_default_hides_is_told_once(tmp_path, capsys):
         execute(to_runs(compose("config", overrides=[*words, f"seed={seed}"])))
     said = "pvera: warning: adapter.search.lr is not tried, since adapter.lr is 0.0001: add adapter.lr=null\n"
     assert capsys.readouterr().err.count(said) == 1
+
+
+def test_a_grid_that_a_default_hides_is_told_but_not_one_that_a_value_set_by_hand_hides(tmp_path, capsys):
+    words = [*TINY, "adapter=ia3", "adapter.grid=[{lr:1e-2},{lr:1e-3}]", f"results={tmp_path}"]
+    said = "pvera: warning: the values of lr in adapter.grid are not tried, since adapter.lr is 0.0001: add adapter.lr=null\n"
+    for given, expected in (([], said), (["adapter.lr=null"], ""), (["adapter.lr=3e-3"], "")):
+        _warn.cache_clear()
+        _check(to_runs(compose("config", overrides=[*words, *given]))[0])
+        assert capsys.readouterr().err == expected
