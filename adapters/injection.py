@@ -44,6 +44,8 @@ class Edit(nn.Module):
                     made[value] = nn.Parameter(value.detach().clone().to(noise.device))
                 value = made[value]
             elif isinstance(value, nn.Module):
+                if running := [type(part).__name__ for part in value.modules() if getattr(part, "track_running_stats", False)]:
+                    raise AdapterError(f"{adapter.name} has a {running[0]}, whose running statistics no checkpoint holds: use another")
                 value = value.to(noise.device)
             elif isinstance(value, Tensor):
                 self.register_buffer(name, value.to(noise.device), persistent=False)

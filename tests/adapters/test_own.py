@@ -87,3 +87,12 @@ def test_a_site_that_there_is_not():
     new.sites = lambda: ("query",)
     with pytest.raises(AdapterError, match="^shift edits 'query', which is no site; there are q, k, v, .*, stem, norm$"):
         inject(vit(), new)
+
+
+def test_running_statistics_which_no_checkpoint_holds():
+    new = Shift()
+    new.init_params = lambda site, shared: {"norm": nn.Sequential(nn.BatchNorm1d(site.d_out))}
+    with pytest.raises(AdapterError, match="^shift has a BatchNorm1d, whose running statistics no checkpoint holds: use another$"):
+        inject(vit(), new)
+    new.init_params = lambda site, shared: {"norm": nn.LayerNorm(site.d_out)}
+    inject(vit(), new)
