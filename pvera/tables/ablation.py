@@ -19,7 +19,7 @@ from pvera.rows import store
 from pvera.rows.row import Row
 from pvera.rows.row import label as label_of_point
 from pvera.tables.grouping import Group, config_of, differing, group_rows
-from pvera.tables.render import Cell
+from pvera.tables.render import Cell, parameters
 from pvera.tables.section import description, without_commit
 from pvera.text import Grid, markdown_table
 
@@ -202,7 +202,8 @@ def markdown(ablation: Ablation) -> str:
     for setting in ablation.settings:
         cells = [setting.over_seeds(label) for label in ablation.labels]
         texts = ["" if cell is None else f"{cell.mean:.4g}" + ("" if cell.std is None else f" ± {cell.std:.2g}") for cell in cells]
-        grid.append([*map(text, setting.values.values()), f"{setting.rows[0].adapter_params:,}", *texts])
+        sizes = parameters(tuple(row.adapter_params for row in setting.rows))
+        grid.append([*map(text, setting.values.values()), sizes, *texts])
     seeds = sorted({len(setting.rows) for setting in ablation.settings})
     spread = "One seed" if seeds == [1] else f"Mean ± sample standard deviation over {' or '.join(map(str, seeds))} seeds"
     rows = ablation.group.rows

@@ -148,7 +148,7 @@ def _texts(line: Line, section: Section) -> list[str]:
 
 def parameters(sizes: tuple[int, ...]) -> str:
     """Numbers of parameters as text: one number, or the fewest and most."""
-    return "–".join(f"{size:,}" for size in sorted(set(sizes))) or HOLE
+    return "–".join(f"{size:,}" for size in sorted({min(sizes), max(sizes)})) if sizes else HOLE
 
 
 def text(cell: Cell | None, metric: Metric, usual_seeds: int | None) -> str:

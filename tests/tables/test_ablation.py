@@ -94,6 +94,15 @@ def test_of_several_grid_points_the_log_of_the_chosen_one_counts(tmp_path):
     assert library.results_of_files(paths[0], store.read(paths[0]), "norm of mu") == ({"mean sigma": 3.0}, [1.0], [])
 
 
+def test_parameters_are_those_of_all_seeds_whose_chosen_rank_differs(tmp_path):
+    for rank in (4, 16):
+        for seed, size in enumerate((3000, 1500, 6000)):
+            keep(tmp_path, seed=seed, rank=rank, others={"adapter_params": rank * size})
+    assert ablation.main([str(tmp_path)]) == 0
+    text = (tmp_path / "ablation.md").read_text()
+    assert " 6,000–24,000 |" in text and " 24,000–96,000 |" in text  # the fewest and most
+
+
 def test_of_different_adapters_only_what_they_share_and_the_name_does_not_tell(tmp_path):
     for rank in (4, 8):
         keep(tmp_path, "lora", rank=rank)
