@@ -67,7 +67,7 @@ class HeatMap:
 
     def text(self, value: float) -> str:
         """A difference with its sign, without a minus before 0."""
-        return f"{round(value, self.decimals) + 0.0:+.{self.decimals}f}"
+        return f"{round(float(value), self.decimals) + 0.0:+.{self.decimals}f}"  # numpy rounds 0.65 down, a table rounds it up
 
 
 @dataclass(frozen=True)

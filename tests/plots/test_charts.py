@@ -29,6 +29,12 @@ def test_a_histogram_is_filled_steps_and_boxes_have_the_given_quantiles():
     assert wrong["name"] == "&lt;wrong&gt; $x$"
 
 
+def test_a_heat_map_rounds_as_a_table_does(tmp_path):
+    chart = HeatMap("map", ["a"], ["b"], [[0.65]], "points", 1, "Map.")
+    assert interactive.figure(chart)["data"][0]["text"] == [[f"{0.65:+.1f}"]] == [["+0.7"]]
+    assert "<!-- +0.7 -->" in paper.save(Panel("map", "map", [chart]), tmp_path / "map")[1].read_text()
+
+
 def test_a_shade_takes_the_place_of_the_palette():
     first, *_, last = interactive.figure(SHADES)["data"]
     assert first["line"]["color"] == style.colour(1, 1 / 9) != last["line"]["color"] == style.colour(9, 1.0)
