@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: The most characters of a tick or of a line in the legend. Longer ones leave no room for the chart.
-LONGEST = 36
+LONGEST = 42
 
 
 def save(panel: Panel, stem: Path, title: str = "") -> list[Path]:

@@ -29,6 +29,12 @@ def test_a_histogram_is_filled_steps_and_boxes_have_the_given_quantiles():
     assert wrong["name"] == "&lt;wrong&gt; $x$"
 
 
+@pytest.mark.parametrize("name", ["average of sampled passes, ECE 12.07 %", "AUROC of norm of mu, diabetic_retinopathy"])
+def test_a_legend_has_the_whole_name_of_what_the_reports_draw(tmp_path, name):
+    chart = reliability("r", {"mean": BINS, name: BINS}, "")
+    assert f"<!-- {name} -->" in paper.save(Panel("r", "r", [chart]), tmp_path / "r")[1].read_text()
+
+
 def test_a_heat_map_rounds_as_a_table_does(tmp_path):
     chart = HeatMap("map", ["a"], ["b"], [[0.65]], "points", 1, "Map.")
     assert interactive.figure(chart)["data"][0]["text"] == [[f"{0.65:+.1f}"]] == [["+0.7"]]
