@@ -14,9 +14,10 @@ HOLE = "–"
 
 
 def markdown_table(grid: Grid) -> str:
-    """A markdown table: the first column to the left, the others to the right."""
+    """A markdown table: the first column to the left, the others to the right. A bar in a text is escaped, or it would end the cell."""
     alignment = ["left", *["right"] * (len(grid[0]) - 1)]
-    return tabulate.tabulate(grid[1:], grid[0], tablefmt="pipe", colalign=alignment, disable_numparse=True)
+    head, *lines = [[text.replace("|", "\\|") for text in line] for line in grid]
+    return tabulate.tabulate(lines, head, tablefmt="pipe", colalign=alignment, disable_numparse=True)
 
 
 def plain_table(grid: Grid, alignment: list[str] | None = None) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pvera.config import Protocol
 from pvera.plots import paper
 from pvera.rows import digests, store
 from pvera.tables import ablation as library
+from tests.helpers.rows import keep as keep_rows
 from tests.helpers.rows import run
 
 
@@ -127,6 +129,14 @@ def test_a_copy_of_a_row_is_not_another_seed(tmp_path):
             keep(tmp_path / folder, kl=weight)
     assert ablation.main([str(tmp_path)]) == 0
     assert {seeds for _, _, seeds in tidy(tmp_path).values()} == {1}
+
+
+def test_a_bar_in_a_value_makes_no_column(tmp_path, capsys):
+    keep_rows(tmp_path, [run(settings={"adapter": {"name": "pvera", "pattern": pattern}}) for pattern in ("q|v", "fc1|fc2")])
+    assert ablation.main([str(tmp_path)]) == 0
+    head, _, *lines = capsys.readouterr().out.split("\n\n")[0].splitlines()
+    assert [line.split(" | ")[0].strip("| ") for line in lines] == [r"fc1\|fc2", r"q\|v"]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in (head, *lines)} == {head.count("|")}
 
 
 def test_tasks_and_kinds_of_runs_have_tables_and_plots_of_their_own(tmp_path):
