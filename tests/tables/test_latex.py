@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from pvera import table
-from tests.helpers.rows import demo_rows, full_rows, keep
+from tests.helpers.rows import demo_rows, full_rows, keep, run
 
 DOCUMENT = r"""\documentclass{article}
 \usepackage{booktabs,graphicx}
@@ -28,6 +28,12 @@ def compile_tex(tmp_path):
         assert (tmp_path / "page.pdf").read_bytes()[:5] == b"%PDF-"
 
     return compiled
+
+
+def test_signs_that_latex_would_print_as_others_are_named(tmp_path):
+    keep(tmp_path, [run("lora", backbone_description="a<b>|c")])
+    assert table.main([str(tmp_path)]) == 0
+    assert r"\caption{a\textless{}b\textgreater{}\textbar{}c (tiny)" in (tmp_path / "table.tex").read_text()
 
 
 def test_tables_of_ours_and_of_others_compile(tmp_path, compile_tex):
