@@ -58,7 +58,8 @@ def _caption(group: Group, quantity: str, counts: set[int]) -> list[str]:
     """What the table shows and what is missing, in sentences. `counts` are the numbers of seeds of its cells."""
     rows, tasks, title = group.shown, group.tasks, quantities()[quantity].title
     sentences = description(group)
-    spread = "One seed" if counts <= {1} else f"Mean ± sample standard deviation over {max(counts)} seeds"
+    most = max(counts, default=0)
+    spread = ("No run has a value", "One seed")[most] if most < 2 else f"Mean ± sample standard deviation over {most} seeds"
     if len(counts) > 1:
         spread += ", in brackets: over how many where fewer"
     if len(tasks) == 1:

@@ -131,3 +131,5 @@ def test_a_row_without_a_metric_is_not_replaced_by_another_run_and_improves_no_m
 def test_a_table_without_any_value_is_all_holes():
     [section] = sections([replace(run(), test={}), replace(run(task="kitti"), test={})])
     assert section.lines[0].cells == [None] * len(section.columns) and section.seeds is None
+    [alone] = sections([replace(run(seed=seed), test={}) for seed in (0, 1)])
+    assert "Accuracy (%). No run has a value." in section.caption and alone.caption[1].endswith("1,880 test images. No run has a value.")
