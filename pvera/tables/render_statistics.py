@@ -1,5 +1,6 @@
 """Statistics of tables as csv and markdown, and as grids of text for the report page."""
 
+from math import isclose
 from statistics import fmean
 
 from pvera.tables import render
@@ -27,8 +28,9 @@ def notes(table: Statistics) -> list[str]:
     if REFERENCE not in {line.adapter for line in section.lines}:
         sentences.append(f"No comparison with {REFERENCE}: it was not run.")
     if ranking.ranks:
-        best = next(iter(ranking.ranks))
-        sentences.append(f"The best average rank is that of {best}. The same results chose it, so comparisons with it flatter it.")
+        best, *others = [adapter for adapter, rank in ranking.ranks.items() if isclose(rank, min(ranking.ranks.values()))]
+        shared = f", shared by {', '.join(others)}" if others else ""
+        sentences.append(f"The best average rank is that of {best}{shared}. The same results chose it, so comparisons with it flatter it.")
     if table.comparisons:
         sentences.append("p: Wilcoxon signed-rank test over tasks, two-sided; Holm: corrected for all comparisons with the same adapter.")
     return sentences

@@ -121,6 +121,8 @@ def rank(values: Values, *, higher_is_better: bool = True) -> Ranking:
     if len(values) < 3 or len(tasks) < MIN_TASKS:
         few = f"{len(values)} adapters" if len(values) < 3 else f"{len(tasks)} task{'s' * (len(tasks) > 1)}"
         return Ranking(ranks, tasks, None, None, f"no test of the ranks: {few} are too few, it needs 3 adapters and {MIN_TASKS} tasks")
+    if (means == means[:, :1]).all():
+        return Ranking(ranks, tasks, None, None, "no test of the ranks: the adapters are equal on every task")
     friedman = stats.friedmanchisquare(*means.T).pvalue
     return Ranking(ranks, tasks, float(friedman), critical_difference(len(values), len(tasks)), "")
 

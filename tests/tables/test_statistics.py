@@ -138,6 +138,14 @@ def test_too_few_seeds_tasks_or_adapters_are_said_instead_of_a_figure():
     assert "No ranks: there is no task that all adapters have." in render_statistics.markdown([apart])
 
 
+def test_equal_adapters_have_no_test_and_share_the_best_rank(recwarn):
+    [found] = statistics.statistics([run(name, task) for task in TASKS for name in ("vera", "pvera", "lora")])
+    assert set(found.ranking.ranks.values()) == {2} and found.ranking.friedman is None and not recwarn
+    text = render_statistics.markdown([found])
+    assert "No test of the ranks: the adapters are equal on every task." in text and "nan" not in text
+    assert "The best average rank is that of lora, shared by pvera, vera." in text
+
+
 def test_lower_is_better_for_calibration_errors():
     rows = [run(name, task, test_ace=ace) for task in TASKS for name, ace in (("vera", 0.02), ("pvera", 0.01), ("lora", 0.03))]
     [found] = statistics.statistics(rows, "test_ace")
