@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from pvera import command, storage
+from pvera.evaluators.labelling import SCORES
 from pvera.rows import store
 from pvera.tables.ablation import ablations, markdown, tidy
 from pvera.tables.section import admit
@@ -16,7 +17,8 @@ def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m pvera.ablation", description="Table and plot the rows below a folder by what differs.")
     parser.add_argument("folder", metavar="DIR", type=command.path, help="folder with the rows of an ablation, as results/ablation/rank")
-    parser.add_argument("--score", default=SCORE, help=f"the score of OOD reports next to the rows that is shown (default: {SCORE})")
+    parser.add_argument("--score", default=SCORE, choices=SCORES, metavar="SCORE",
+                        help=f"the score of OOD reports that is shown: {', '.join(SCORES)} (default: {SCORE})")  # fmt: skip
     parser.add_argument("--allow-limited", action="store_true", help="take shortened runs too, marked")
     parser.add_argument("--allow-dirty", action="store_true", help="take runs of uncommitted code too, marked")
     parser.add_argument("--out", metavar="DIR", type=command.path, help="where table and plots go (default: the folder itself)")

@@ -181,6 +181,12 @@ def test_what_cannot_be_shown_is_one_line(tmp_path, capsys, made, message):
     assert message in said and said.count("\n") == 1
 
 
+def test_a_score_that_no_report_can_have_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        ablation.main([str(tmp_path), "--score", "norm of my"])
+    assert "'norm of my' (choose from 'energy', " in capsys.readouterr().err
+
+
 def test_damaged_files_are_named_and_left_out(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(paper, "save", lambda panel, target: None)  # which takes a second
     keep(tmp_path, rank=4)
