@@ -18,13 +18,16 @@ from pvera.metrics.table import METRICS, VALIDATION_ACCURACY
 from pvera.rows import store
 from pvera.rows.row import Row
 from pvera.rows.row import label as label_of_point
-from pvera.tables.grouping import Group, config_of, differing, group_rows
+from pvera.tables.grouping import Group, brief, config_of, differing, group_rows
 from pvera.tables.render import Cell, parameters
 from pvera.tables.section import description, without_commit
 from pvera.text import Grid, markdown_table
 
 EPOCH_VALUES = {"mean sigma": "sigma", "KL (nats)": "kl"}
 """Values of the csv logger that are shown for the epoch whose weights were kept, by label."""
+
+IMAGES = "source.fingerprint"
+"""The setting that identifies the images of a run."""
 
 
 @dataclass
@@ -81,13 +84,13 @@ def text(value: Any) -> str:
 def varied(rows: list[Row]) -> list[str]:
     """The names of the settings that differ between rows, except the seed and those that a task decides.
 
-    A setting that a row lacks counts as null there. Between different adapters, only settings count that differ within an adapter. Raises
-    UserError if none differs.
+    The images count where nothing else tells two runs of one seed apart. A setting that a row lacks counts as null there. Between
+    different adapters, only settings count that differ within an adapter. Raises UserError if none differs.
     """
     settings_of = [settings(row) for row in rows]
     names = list(dict.fromkeys(name for values in settings_of for name in values))
     apart = differing(settings_of)
-    found = [name for name in names if name in apart]
+    found = [name for name in names if name in apart and name != IMAGES]
     if "adapter" in found:
         by_adapter = defaultdict(list)
         for values in settings_of:
@@ -96,6 +99,9 @@ def varied(rows: list[Row]) -> list[str]:
         found = [name for name in found if name == "adapter" or name in within]
     # A setting that an adapter takes from its protocol differs in both.
     found = [name for name in found if not (name.startswith("protocol.") and name.removeprefix("protocol.") in found)]
+    runs = {(row.seed, json.dumps([values.get(name) for name in found])) for row, values in zip(rows, settings_of, strict=True)}
+    if IMAGES in apart and len(runs) < len({row.digest for row in rows}):
+        found.append(IMAGES)
     if not found:
         raise UserError(
             f"{len(rows)} rows of {rows[0].task} differ in nothing but the seed: an ablation needs runs of at least two values of a setting"
@@ -105,7 +111,9 @@ def varied(rows: list[Row]) -> list[str]:
 
 def settings(row: Row) -> dict[str, Any]:
     """The settings of a row by name, the adapter's own first and without a prefix; without those that a task or a seed decides."""
-    values = {name: value for name, value in config_of(row).items() if not name.startswith(("seed", "task", "source.fingerprint"))}
+    values = {name: value for name, value in config_of(row).items() if not name.startswith(("seed", "task"))}
+    if IMAGES in values:
+        values[IMAGES] = brief(values[IMAGES])
     own = {name.removeprefix("adapter."): value for name, value in values.items() if name.startswith("adapter.")}
     own["adapter"] = own.pop("name", row.adapter)
     return own | {name: value for name, value in sorted(values.items(), key=lambda item: "." in item[0]) if not name.startswith("adapter.")}

@@ -131,6 +131,19 @@ def test_a_copy_of_a_row_is_not_another_seed(tmp_path):
     assert {seeds for _, _, seeds in tidy(tmp_path).values()} == {1}
 
 
+def test_runs_of_other_images_are_no_further_seeds(tmp_path):
+    for images, accuracy in (("aa" * 32, 0.25), ("bb" * 32, 0.75)):
+        for rank in (4, 8):
+            config = {"adapter": {"name": "lora", "rank": rank}, "source": {"fingerprint": images}}
+            keep_rows(tmp_path, [run("lora", settings=config, test_acc=accuracy)])
+    assert ablation.main([str(tmp_path)]) == 0
+    found = {setting: values for (_, setting, figure), values in tidy(tmp_path).items() if figure == "test accuracy (%)"}
+    assert found == {
+        f"rank={rank}, source.fingerprint={images}": (accuracy, "", 1)
+        for rank in (4, 8) for images, accuracy in (("aaaaaaaaaaaa…", 25), ("bbbbbbbbbbbb…", 75))
+    }  # fmt: skip
+
+
 def test_a_bar_in_a_value_makes_no_column(tmp_path, capsys):
     keep_rows(tmp_path, [run(settings={"adapter": {"name": "pvera", "pattern": pattern}}) for pattern in ("q|v", "fc1|fc2")])
     assert ablation.main([str(tmp_path)]) == 0
