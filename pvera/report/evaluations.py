@@ -50,12 +50,12 @@ def evaluations(folder: Path) -> tuple[list[Evaluation], list[str]]:
 def _read(path: Path, evaluator: Evaluator) -> Report:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a readable report: {' '.join(str(error).split())}; delete it or make it again") from error
     try:
         _run(evaluator, report)
         evaluator.tables([report])
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         wrong = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{path} is not a whole report of {evaluator.name} ({wrong}): delete it or make it again") from error
     return report

@@ -136,11 +136,16 @@ def load_probabilities(path: Path) -> tuple[np.ndarray, np.ndarray]:
     file = path.with_suffix(".npz")
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            return arrays["probabilities"], arrays["labels"]
+            probabilities, labels = arrays["probabilities"], arrays["labels"]
     except FileNotFoundError as error:
         raise UserError(f"no probabilities at {file}: they are not committed, so delete {path.name} and run again") from error
     except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{file} does not hold the arrays probabilities and labels: {' '.join(str(error).split())}") from error
+    kinds = probabilities.dtype.kind == "f" and labels.dtype.kind in "iu"
+    if not kinds or probabilities.ndim != 2 or not probabilities.shape[1] or labels.shape != probabilities.shape[:1]:
+        found = " and ".join(f"{array.dtype} {array.shape}" for array in (probabilities, labels))
+        raise UserError(f"{file} must hold probabilities (N, C) and labels (N,), found {found}: delete {path.name} and run again")
+    return probabilities, labels
 
 
 @cache

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import html
+import io
 import json
 import random
 import re
@@ -175,6 +176,13 @@ def test_heat_map_differences_are_to_vera(made):
     assert hole["data"][0]["text"] == [["", "+0.0"]] and hole["data"][0]["hovertext"][0][0] == "a, b: not run"
 
 
+def arrays(probabilities, labels) -> bytes:
+    """A file of test probabilities."""
+    buffer = io.BytesIO()
+    np.savez(buffer, probabilities=probabilities, labels=labels)
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -184,7 +192,16 @@ def test_heat_map_differences_are_to_vera(made):
         ("uncertainty-x.json", "[]", "uncertainty-x.json is not a whole report of uncertainty (TypeError"),
         ("uncertainty-x.json", json.dumps(uncertainty_report(mean={})), "uncertainty-x.json is not a whole report of uncertainty"),
         ("ood-x.json", json.dumps(ood_report(scores={"energy": {}})), "ood-x.json is not a whole report of ood"),
+        ("ood-x.json", "[" * 10**5, "ood-x.json is not a readable report"),
+        ("ood-x.json", json.dumps(ood_report(images=0, foreign_images=0)), "ood-x.json is not a whole report of ood (ZeroDivisionError"),
         (".npz", b"no zip", "does not hold the arrays probabilities and labels"),
+        (
+            ".npz",
+            arrays(np.full((4, 3), 1 / 3), np.zeros(5, int)),
+            "must hold probabilities (N, C) and labels (N,), found float64 (4, 3) and int64 (5,)",
+        ),
+        (".npz", arrays(np.full(4, 0.5), np.zeros(4, int)), "found float64 (4,) and int64 (4,)"),
+        (".npz", arrays(np.array([["a", "b"]]), np.zeros(1, int)), "found <U1 (1, 2) and int64 (1,)"),
         (".csv", b"epoch,point\n1,\xff\n", "is not a log of epochs"),
     ],
 )
