@@ -36,8 +36,8 @@ def _write(options: Namespace) -> None:
     text, panels, errors = page.render_page(files, folder, with_reported=options.with_reported)
     command.warn(errors)
     taken: set[str] = set()
-    for key, panel in tqdm(panels, desc="figures", unit="figure", disable=None, leave=False):
-        paper.save(panel, folder / "figures" / _stem(key, taken))
+    for key, panel, run in tqdm(panels, desc="figures", unit="figure", disable=None, leave=False):
+        paper.save(panel, folder / "figures" / _stem(key, taken), run)
     storage.write_atomically(folder / "report.html", text.encode())
     print(f"written: {folder / 'report.html'} and {len(panels)} figures in {folder / 'figures'}")
 

@@ -22,10 +22,11 @@ from pvera.tables import published, render
 from pvera.tables.grouping import columns
 
 
-def render_page(files: dict[Path, Row], folder: Path, *, with_reported: bool) -> tuple[str, list[tuple[str, Panel]], list[str]]:
+def render_page(files: dict[Path, Row], folder: Path, *, with_reported: bool) -> tuple[str, list[tuple[str, Panel, str]], list[str]]:
     """The page on these rows, and on the reports of evaluators below the folder.
 
-    Returns its HTML, its panels with charts by the names of their files, and an error for each file that it had to leave out.
+    Returns its HTML, its panels with charts, each with the name of its files and the run that it is of ("" for those of several runs), and
+    an error for each file that it had to leave out.
     """
     environment = Environment(
         loader=PackageLoader("pvera.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -56,10 +57,11 @@ def render_page(files: dict[Path, Row], folder: Path, *, with_reported: bool) ->
         datatables_css=Markup(_datatables("css").decode()), datatables=base64.b64encode(_datatables("js")).decode(),
         **{name: Markup(text) for name, text in code.items()},
     )  # fmt: skip
-    panels = [(panel.key, panel) for group in shown for _, some in group.panels for panel in some]
-    panels += [(f"{run.key}-{panel.key}", panel) for evaluation in evaluated for run in evaluation.runs for panel in run.panels]
+    panels = [(panel.key, panel, "") for group in shown for _, some in group.panels for panel in some]
+    runs = [run for evaluation in evaluated for run in evaluation.runs]
+    panels += [(f"{run.key}-{panel.key}", panel, run.heading) for run in runs for panel in run.panels]
     errors = [error for group in shown for error in group.errors] + errors
-    return html, [(key, panel) for key, panel in panels if panel.charts], errors
+    return html, [(key, panel, run) for key, panel, run in panels if panel.charts], errors
 
 
 def _text(name: str) -> str:

@@ -51,6 +51,12 @@ def test_names_are_text_wherever_they_stand(made):
     assert {"trade-offs.png", "trade-offs.svg", "reliability.svg", "ablation-vera.png", "differences-accuracy.svg"} <= set(files)
 
 
+def test_a_figure_of_a_report_names_its_run_and_its_foreign_images(made):
+    figures = made[0] / "figures"
+    assert "<!-- pvera on digits, seed 0, against dtd -->" in (figures / "ood-pvera-digits-roc.svg").read_text()
+    assert "<!-- pvera on digits, seed 0 -->" in (figures / "uncertainty-pvera-digits-selective.svg").read_text()
+
+
 def test_the_page_says_what_is_limited_where_it_is_from_and_what_is_not_there(made):
     _, rows, text = made
     plain = html.unescape(re.sub(r"<[^>]*>", "", text))
@@ -206,7 +212,7 @@ def arrays(probabilities, labels) -> bytes:
     ],
 )
 def test_a_broken_file_is_named_in_one_line_and_left_out(tmp_path, capsys, monkeypatch, name, content, said):
-    monkeypatch.setattr(paper, "save", lambda panel, target: None)  # which takes a second
+    monkeypatch.setattr(paper, "save", lambda *panel: None)  # which takes a second
     row = demo_rows()[1]
     keep(tmp_path, [row])
     path = path_of(tmp_path, row).with_suffix(name) if name.startswith(".") else tmp_path / name
