@@ -32,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     def body(options: Namespace) -> None:
         check(chosen, options)
+        if options.out and options.evaluator is None:
+            raise UserError(f"--out is where a report of --with goes, found {options.out} without one: add --with NAME or leave --out out")
         if options.checkpoint.is_file() and options.overrides:
             raise UserError(f"{options.checkpoint} has settings of its own: leave out {options.overrides[0]}")
         is_peft = options.checkpoint.is_dir() or bool(options.overrides)

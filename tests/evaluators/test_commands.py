@@ -165,6 +165,11 @@ def test_bad_input_is_one_line(rows, tmp_path, capsys, command, words, said):
     assert said in error and error.count("\n") == 1 and error.startswith("pvera: ")
 
 
+def test_a_place_for_a_report_that_is_not_made_is_refused(rows, tmp_path, capsys):
+    assert evaluate.main([str(rows["linear_probe"]), "--out", str(tmp_path)]) == 2
+    assert "--out is where a report of --with goes" in capsys.readouterr().err
+
+
 def test_a_log_of_epochs_that_is_none_is_one_line(rows, tmp_path, capsys):
     given = Path(shutil.copytree(rows["linear_probe"].parent, tmp_path / "run")) / rows["linear_probe"].name
     given.with_suffix(".csv").write_text("epoch,point,sigma/0.q/q50\n1,,low\n")
