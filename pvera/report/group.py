@@ -18,6 +18,9 @@ from pvera.tables.grouping import Group, brief, group_rows, settings
 from pvera.tables.render import Section
 from pvera.text import HOLE, Grid
 
+INTERVALS = "In the tables of python -m pvera.table --statistics"
+"""Where the intervals are, which the page has no room for."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -89,7 +92,7 @@ def _section(group: Group, files: dict[Path, Row], folder: Path, colours: dict[s
         _warnings(group),
         [(of_metric.metric.title, table, cells(table)) for of_metric, table in zip(measured, sections, strict=False)],
         sections[0].caption,
-        [(of_metric.metric.title, render_statistics.notes(of_metric), _grids(of_metric)) for of_metric in measured],
+        [(of_metric.metric.title, render_statistics.notes(of_metric, INTERVALS), _grids(of_metric)) for of_metric in measured],
         [(name, some) for name, some in panels.items() if some],
         [reason for name, reason in reasons.items() if reason and not panels[name]],
         _provenance(group),

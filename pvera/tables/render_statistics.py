@@ -8,15 +8,15 @@ from pvera.tables.statistics import LEVEL, MIN_SEEDS, REFERENCE, Comparison, Sta
 from pvera.text import HOLE, Grid, csv_text, markdown_table
 
 
-def notes(table: Statistics) -> list[str]:
-    """How to read the statistics, and what is missing, in sentences."""
+def notes(table: Statistics, intervals: str = "In square brackets") -> list[str]:
+    """How to read the statistics, and what is missing, in sentences. `intervals` says where the intervals are."""
     metric, section, ranking = table.metric, table.section, table.ranking
     sentences = [f"{metric.title[0].upper()}{metric.title[1:]}: {'higher' if metric.higher_is_better else 'lower'} is better."]
     if (section.seeds or 0) < MIN_SEEDS:
         sentences.append(f"No intervals: too few seeds, {section.seeds or 0} of at least {MIN_SEEDS}.")
     else:
         exact = " Over three seeds it is their range." if section.seeds == 3 else ""
-        sentences.append(f"In square brackets: {1 - LEVEL:.0%} bootstrap interval of the mean over seeds.{exact}")
+        sentences.append(f"{intervals}: {1 - LEVEL:.0%} bootstrap interval of the mean over seeds.{exact}")
     if ranking.why:
         sentences.append(f"{ranking.why[0].upper()}{ranking.why[1:]}.")
     else:

@@ -236,6 +236,14 @@ def test_rows_without_a_test_or_a_commit_have_a_page(tmp_path, changes):
     assert report.main([str(tmp_path)]) == 0 and "lora" in (tmp_path / "report.html").read_text()
 
 
+def test_the_page_says_where_its_intervals_are(tmp_path):
+    rows = [run(adapter, seed=seed, test_acc=0.5 + seed / 10) for adapter in ("vera", "lora") for seed in (0, 1, 2)]
+    [shown] = group.group_sections({tmp_path / f"{number}.json": row for number, row in enumerate(rows)}, tmp_path)
+    [[cell, *_], _] = shown.tables[0][2]
+    assert "[" not in cell.text
+    assert "In the tables of python -m pvera.table --statistics: 95% bootstrap interval of" in " ".join(shown.statistics[0][1])
+
+
 def test_one_task_alone_shows_its_metrics(demo):
     text = (demo / "report.html").read_text()
     assert "<h3>Test metrics</h3>" in text and "NLL (nats)" in text and "Task by task" not in text
