@@ -58,6 +58,8 @@ class Backbone:
             raise UserError(f"backbone.sha256 must be 64 lower-case hex digits, not {self.sha256!r}")
         if self.weights == "offline" and self.sha256 is None:
             raise UserError("backbone.sha256 must be set with backbone.weights=offline: it pins the converted weights")
+        if self.checkpoint and "://" not in self.checkpoint:  # the run is opened in other folders too
+            self.checkpoint = str(local(self.checkpoint).absolute())
 
     @property
     def is_random(self) -> bool:
@@ -122,7 +124,7 @@ class Backbone:
         if self.checkpoint:
             path = local(self.checkpoint)
             if not path.is_file():
-                raise UserError(f"backbone.checkpoint={self.checkpoint}: no such file")
+                raise UserError(f"backbone.checkpoint={self.checkpoint}: no such file; put the safetensors file with the weights there")
             return path
         if self.weights == "offline":
             from pvera.models import onnx_weights

@@ -46,7 +46,7 @@ def _downloaded(name: str, repository: str | None) -> Path:
         reason = " ".join(str(error).split())
         raise UserError(
             f"could not download {file['repo_id']} from the Hugging Face hub ({type(error).__name__}: {reason[:200]}); "
-            "without network take backbone=dinov2_vits14_offline"
+            "if you have the file, set backbone.checkpoint=FILE; without network take backbone=dinov2_vits14_offline"
         ) from error
 
 

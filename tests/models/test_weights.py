@@ -67,6 +67,14 @@ def cubic_resample(row: list[float], size: int) -> list[float]:
     return out
 
 
+def test_a_checkpoint_is_found_from_other_folders(tiny, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(checkpoint.parent)
+    backbone = replace(tiny, checkpoint=checkpoint.name)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert backbone.weights_sha256() == wheels.sha256(checkpoint)
+
+
 def test_position_embedding_is_resampled_without_antialiasing_on_request(tiny, checkpoint):
     source = load_file(checkpoint)["pos_embed"][0].double()
     grid = source[1:].reshape(4, 4, -1)
@@ -137,6 +145,7 @@ def test_hub_without_network_fails_at_once_in_one_line(tmp_path, monkeypatch):
         with pytest.raises(UserError) as caught:
             call()
         assert str(caught.value).startswith(f"could not download timm/{SMALL} from the Hugging Face hub (ConnectError: ")
+        assert "if you have the file, set backbone.checkpoint=FILE" in str(caught.value)
         assert str(caught.value).endswith("without network take backbone=dinov2_vits14_offline")
     assert time.monotonic() - started < 10
     close_session()
