@@ -12,6 +12,7 @@ import sys
 
 from data.errors import DataError
 from pvera import command, storage
+from pvera.errors import UserError
 from pvera.evaluators import labelling
 from pvera.evaluators.base import add_device, add_sampling, check_shared, progress
 from pvera.evaluators.labelling import Labelled
@@ -37,6 +38,8 @@ def predict(options: argparse.Namespace) -> int:
     check_shared(options)
     checkpoint, files = checkpoint_of(options.run), labelling.files_of(options.images)
     if options.csv:
+        if options.csv.is_dir():
+            raise UserError(f"--csv {options.csv} is a folder: name a file")
         storage.ensure_writable(options.csv.parent)
     run, model, _ = restore(checkpoint, options.device)
     with progress(len(files), "predicting", "image") as bar:

@@ -158,6 +158,7 @@ def test_images_that_cannot_be_read_do_not_stop_the_others(row, tmp_path, capsys
         (["{tmp}"], "no image in the folder {tmp} or below it"),
         (["{tmp}", "--samples", "0"], "--samples must be at least 1, found 0"),
         (["{tmp}", "--seed", "-1"], "--seed must be"),
+        ([__file__, "--csv", "{tmp}"], "--csv {tmp} is a folder: name a file"),
     ],
 )
 def test_wrong_requests_are_one_line(row, tmp_path, capsys, given, said):
