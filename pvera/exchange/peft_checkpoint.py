@@ -82,7 +82,7 @@ def read(folder: Path) -> PeftCheckpoint:
     try:
         config, tensors = json.loads((folder / CONFIG).read_bytes()), load_file(folder / WEIGHTS)
         checksum = hashlib.sha256(b"".join((folder / name).read_bytes() for name in (CONFIG, WEIGHTS))).hexdigest()
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:  # RecursionError: brackets too deep
         raise UserError(f"{folder} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(config, dict):
         raise UserError(f"{folder / CONFIG} is no JSON object")

@@ -77,6 +77,8 @@ def test_what_is_no_checkpoint(lora, tmp_path):
     assert "it has no adapter_config.json" in refused(lora)
     (lora / "adapter_config.json").write_text("{")
     assert "cannot be read" in refused(lora)
+    (lora / "adapter_config.json").write_text("[" * 200_000)
+    assert "cannot be read" in refused(lora)
     (lora / "adapter_config.json").write_text("[]")
     assert "is no JSON object" in refused(lora)
     (lora / "kept").rename(lora / "adapter_config.json")
