@@ -65,6 +65,8 @@ def restore(path: Path, device: str, precision: str | None = None) -> tuple[Run,
     from pvera.models import checkpoint
 
     tensors, saved = checkpoint.read(path)
+    if absent := [key for key in ("run", "weights_sha256", "chosen") if key not in saved]:
+        raise UserError(f"{path} is not an adapter checkpoint of this harness: its run has no {absent[0]}")
     run, weights = from_dict(saved["run"]), saved["weights_sha256"]
     run.precision, run.compile, run.device = precision or run.precision, False, device
     here = run.backbone.weights_sha256()

@@ -27,7 +27,13 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors, metadata = read_whole(path, FORMAT)
     if "run" not in metadata:
         raise UserError(f"{path} is not an adapter checkpoint of this harness: its metadata has no run")
-    return tensors, json.loads(metadata["run"])
+    try:
+        run = json.loads(metadata["run"])
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: its run is not JSON ({error})") from None
+    if not isinstance(run, dict):
+        raise UserError(f"{path} is damaged: its run is no JSON object")
+    return tensors, run
 
 
 def write_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], kind: str) -> None:

@@ -1,7 +1,10 @@
 """A checkpoint gives back the model that was trained."""
 
+import pytest
 import torch
+from safetensors.torch import save_file
 
+from pvera.errors import UserError
 from pvera.evaluators.trained import restore
 from pvera.models import checkpoint
 from pvera.overrides import compose_run
@@ -24,3 +27,21 @@ def test_the_chosen_point_has_no_value_of_another(tiny, tmp_path):
     images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(images), trained.eval()(images))
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        ("x", "is damaged: its run is not JSON"),
+        ("[" * 200_000, "is damaged: its run is not JSON"),
+        ("[]", "is damaged: its run is no JSON object"),
+        ("{}", "is not an adapter checkpoint of this harness: its run has no run"),
+        ('{"run": {}, "weights_sha256": ""}', "its run has no chosen"),
+    ],
+    ids=["text", "deep", "list", "empty", "part"],
+)
+def test_a_run_that_is_none_is_one_line(tmp_path, run, said):
+    save_file({"a": torch.zeros(1)}, path := tmp_path / "seed=0.safetensors", {"format": checkpoint.FORMAT, "run": run})
+    with pytest.raises(UserError, match=said) as caught:
+        restore(path, "cpu")
+    assert "\n" not in str(caught.value)
