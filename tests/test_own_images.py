@@ -70,6 +70,16 @@ def test_exports_have_the_names_of_the_classes(row, tmp_path):
         assert json.loads(file.metadata()["class_names"]) == ["ant", "bee"]
 
 
+def test_a_peft_checkpoint_of_other_classes_is_told(row, words, tmp_path, capsys):
+    assert export.main([str(row), str(tmp_path / "peft"), "--to", "peft"]) == 0
+    assert evaluate.main([str(tmp_path / "peft"), *words]) == 0
+    assert "other classes" not in capsys.readouterr().err
+    other = tree(tmp_path / "fish", {"train/bee": 4, "train/cod": 4, "test/bee": 2, "test/cod": 2})
+    assert evaluate.main([str(tmp_path / "peft"), *words, f"source.root={other}"]) == 0
+    out, err = capsys.readouterr()
+    assert f"fish has other classes than {tmp_path / 'peft'} was trained on, such as bee for ant" in err and "such as bee for ant" in out
+
+
 def test_tables_keep_own_tasks_apart(row, tmp_path):
     shutil.copy(row, tmp_path)
     source = {"source": "folder", "backbone": "test_vit", "image_size": 32, "limited": True, "limited_reasons": ["a cut"]}

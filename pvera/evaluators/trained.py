@@ -111,7 +111,13 @@ def open_peft(folder: Path, overrides: list[str], *, root: str | None = None, de
     run.device = device if device != "auto" else run.device
     chosen, run.adapter = run.adapter.points()[0]
     images_and_labels = _test_split(run, root)
-    return _with_images(Trained(folder / WEIGHTS, run, _untrained(run), *images_and_labels, [], chosen), images)
+    trained = Trained(folder / WEIGHTS, run, _untrained(run), *images_and_labels, [], chosen)
+    names = run.task.label_names()
+    if differing := [pair for pair in zip(checkpoint.class_names, names, strict=False) if pair[0] != pair[1]]:
+        reason = f"{run.task.name} has other classes than {folder} was trained on, such as {differing[0][1]} for {differing[0][0]}"
+        print(f"pvera: warning: {reason}: labels are compared by their numbers alone", file=sys.stderr)
+        trained.limits = [reason]
+    return _with_images(trained, images)
 
 
 def with_root(source: Source, root: str, option: str) -> Source:

@@ -21,6 +21,7 @@ from torch import Tensor
 from adapters.base import LINEAR_TARGETS
 from pvera.errors import UserError
 from pvera.exchange.methods import HARMLESS_INITIALISATIONS, METHODS, WITHOUT_EFFECT, Method
+from pvera.models.checkpoint import header
 from pvera.models.layouts import LAYOUTS, Place
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -45,6 +46,8 @@ class PeftCheckpoint:
     """PEFT's projections, A (latent, d_in) and B (d_out, rank), if they are saved."""
     head: dict[str, Tensor] = field(default_factory=dict)
     """weight and bias of the classifier, if there is one."""
+    class_names: list[str] = field(default_factory=list)
+    """By label, if `pvera.export` wrote the checkpoint."""
 
     @property
     def method(self) -> Method:
@@ -91,7 +94,17 @@ def read(folder: Path) -> PeftCheckpoint:
     for name, tensor in tensors.items():
         _add(checkpoint, name, tensor.float())
     _check_sites(checkpoint)
+    checkpoint.class_names = _class_names(header(folder / WEIGHTS).get("class_names", "[]"))
     return checkpoint
+
+
+def _class_names(text: str) -> list[str]:
+    """The names of the classes in the metadata; none if they are of another form than ours."""
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
 
 
 def _adapter_name(config: dict[str, Any], folder: Path) -> str:
