@@ -52,6 +52,8 @@ def checkpoint_of(path: Path) -> Path:
         raise UserError(f"no run at {path}: name a row (seed=*.json) or a checkpoint (seed=*.safetensors)")
     checkpoint = path.with_suffix(".safetensors")
     if not checkpoint.is_file():
+        if not path.name.startswith("seed="):  # a report, or a row of segmentation
+            raise UserError(f"{path} has no checkpoint and is not the row of a run: name a row (seed=*.json) or a checkpoint")
         raise UserError(f"no checkpoint at {checkpoint}: checkpoints are not committed, so move {path.name} away and train the run again")
     return checkpoint
 

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from pvera.errors import UserError
-from pvera.evaluators.trained import restore
+from pvera.evaluators.trained import checkpoint_of, restore
 from pvera.models import checkpoint
 from pvera.overrides import compose_run
 from pvera.training.setup import frozen_backbone, learner
@@ -45,3 +45,10 @@ def test_a_run_that_is_none_is_one_line(tmp_path, run, said):
     with pytest.raises(UserError, match=said) as caught:
         restore(path, "cpu")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["segment-seed=0-5cd11d41.json", "ood-seed=0-ab85c066-photos.json"])
+def test_what_never_has_a_checkpoint_is_no_run(tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match="has no checkpoint and is not the row of a run: name a row"):
+        checkpoint_of(tmp_path / name)
