@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import fields
@@ -38,13 +40,23 @@ def run(
     arguments: list[str] | None = None,
     stopped: str = "stopped",
 ) -> int:
-    """Parses the arguments and calls the body with them; returns the exit code of the command (the body's, or 0 for None).
-
-    A mistake is printed as one line (2), and Ctrl-C as `stopped` (130).
-    """
+    """Parses the arguments and calls the body with them; returns the exit code of the command, as `guarded` does."""
     options = parser.parse_intermixed_args(arguments)
+    return guarded(lambda: body(options), stopped)
+
+
+def guarded(body: Callable[[], int | None], stopped: str = "stopped") -> int:
+    """Calls the body of a command; returns its exit code (the body's, or 0 for None).
+
+    A mistake is printed as one line (2), and Ctrl-C as `stopped` (130). Nothing is printed if the reader of the output has gone (141).
+    """
     try:
-        return body(options) or 0
+        code = body() or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter's own last flush fails
+        return 128 + signal.SIGPIPE
     except MISTAKES as error:
         print(f"pvera: {explain(error)}", file=sys.stderr)
         return 2

@@ -20,6 +20,10 @@ from pvera.rows import store
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
+    return command.guarded(lambda: _evaluate(arguments))
+
+
+def _evaluate(arguments: list[str] | None) -> int:
     choice = ArgumentParser(add_help=False)
     choice.add_argument("--with", dest="evaluator", choices=evaluators(), help="an evaluator; with --help its options are listed too")
     chosen = evaluators().get(choice.parse_known_args(arguments)[0].evaluator, Evaluator())

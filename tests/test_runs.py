@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -168,6 +170,12 @@ def test_the_files_of_a_failed_run_that_is_tried_again_are_not_deleted(folder, c
     assert runs.main([str(folder), "--failed", "--delete", "--yes"]) == 1
     assert f"{failed} is not deleted: process 7 on far" in capsys.readouterr().err
     assert files(folder) == before
+
+
+def test_a_reader_that_has_gone_is_no_traceback(folder):
+    listing = subprocess.Popen([sys.executable, "-m", "pvera.runs", folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    listing.stdout.close()  # before it prints, as `| head` does while it prints
+    assert (listing.wait(), listing.stderr.read()) == (141, b"")
 
 
 def test_a_resume_file_with_other_unfinished_runs_of_the_pack_is_not_deleted(folder, capsys):

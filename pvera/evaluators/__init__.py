@@ -9,19 +9,40 @@ import importlib
 import os
 import pkgutil
 from functools import cache
+from pathlib import Path
 
+from pvera.errors import UserError
 from pvera.evaluators.base import Evaluator
-
-#: Folders of your own files: PVERA_EVALUATORS names them, separated as in PATH.
-__path__.extend(os.path.expanduser(folder) for folder in os.environ.get("PVERA_EVALUATORS", "").split(os.pathsep) if folder)  # noqa: PTH111
 
 
 @cache
 def _evaluator(module: str) -> Evaluator | None:
-    return getattr(importlib.import_module(module), "EVALUATOR", None)
+    return getattr(importlib.import_module(f"{__name__}.{module}"), "EVALUATOR", None)
 
 
 def evaluators() -> dict[str, Evaluator]:
-    """Every evaluator by its name."""
-    there = (_evaluator(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__))
-    return {evaluator.name: evaluator for evaluator in there if evaluator is not None}
+    """Every evaluator by name: those of this folder, and of the folders that the variable PVERA_EVALUATORS lists, separated as in PATH.
+
+    Raises UserError if a folder is missing, a file cannot be imported, or two files or two evaluators have the same name.
+    """
+    own = [os.path.expanduser(folder) for folder in os.environ.get("PVERA_EVALUATORS", "").split(os.pathsep) if folder]  # noqa: PTH111
+    found: dict[str, Evaluator] = {}
+    files: dict[str, str] = {}
+    for folder in dict.fromkeys([__path__[0], *own]):
+        if not Path(folder).is_dir():
+            raise UserError(f"PVERA_EVALUATORS lists {folder}, which is not a folder: correct the variable or unset it")
+        if folder not in __path__:
+            __path__.append(folder)
+        for name in sorted(info.name for info in pkgutil.iter_modules([folder])):
+            if name in files:
+                raise UserError(f"{name}.py is both in {files[name]} and in {folder}: rename one of them")
+            files[name] = folder
+            try:
+                evaluator = _evaluator(name)
+            except Exception as error:
+                raise UserError(f"{name}.py in {folder} cannot be imported: {type(error).__name__}: {error}") from error
+            if evaluator is not None and evaluator.name in found:
+                raise UserError(f"two evaluators have the name {evaluator.name!r}, one of them in {folder}: rename it")
+            if evaluator is not None:
+                found[evaluator.name] = evaluator
+    return found

@@ -17,6 +17,10 @@ STOPPED = "stopped; reports that are whole were written"
 
 def main(name: str, description: str | None, arguments: list[str] | None = None) -> int:
     """The command of one evaluator: a report on each of several runs. Returns the exit code."""
+    return command.guarded(lambda: _evaluate(name, description, arguments))
+
+
+def _evaluate(name: str, description: str | None, arguments: list[str] | None) -> int:
     evaluator = evaluators()[name]
     parser = ArgumentParser(prog=f"python -m pvera.{name}", description=description, formatter_class=RawTextHelpFormatter)
     parser.add_argument("runs", nargs="+", type=command.path, metavar="RUN", help="a row (seed=*.json) or its checkpoint (.safetensors)")

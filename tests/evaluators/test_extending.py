@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from pvera import evaluate, evaluators
+from pvera import evaluate, evaluators, ood
 from pvera.report import __main__ as report_page
 from pvera.rows import store
 from tests.helpers.docs import examples
@@ -18,7 +18,8 @@ def topk(tmp_path, monkeypatch):
     [code] = examples("docs/extending.md", "An evaluator")
     (tmp_path / "evaluators").mkdir()
     (tmp_path / "evaluators" / "topk.py").write_text(code)
-    monkeypatch.setattr(evaluators, "__path__", [*evaluators.__path__, str(tmp_path / "evaluators")])
+    monkeypatch.setattr(evaluators, "__path__", [*evaluators.__path__])
+    monkeypatch.setenv("PVERA_EVALUATORS", str(tmp_path / "evaluators"))
 
 
 def test_the_example_runs_and_is_on_the_page(topk, rows, tmp_path, capsys):
@@ -42,6 +43,32 @@ def test_its_options_are_its_own(topk, rows, capsys):
     with pytest.raises(SystemExit):
         evaluate.main(["--with", "topk", "--help"])
     assert "--most K" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "said"),
+    [
+        (None, "", "PVERA_EVALUATORS lists {folder}, which is not a folder: correct the variable or unset it"),
+        ("wrong.py", "def", "wrong.py in {folder} cannot be imported: SyntaxError: "),
+        ("mean.py", "", "mean.py is both in {built_in} and in {folder}: rename one of them"),
+        (
+            "again.py",
+            "from pvera.evaluators.ood import EVALUATOR",
+            "two evaluators have the name 'ood', one of them in {folder}: rename it",
+        ),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, capsys, file, code, said):
+    folder, built_in = tmp_path / "own", evaluators.__path__[0]
+    if file:
+        folder.mkdir()
+        (folder / file).write_text(code)
+    monkeypatch.setattr(evaluators, "__path__", [built_in])
+    monkeypatch.setenv("PVERA_EVALUATORS", str(folder))
+    for main in (evaluate.main, ood.main):
+        assert main(["--help"]) == 2
+        told = capsys.readouterr().err
+        assert said.format(folder=folder, built_in=built_in) in told and told.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["mean", "sampled", "selective", "uncertainty"])
