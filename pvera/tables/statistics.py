@@ -119,14 +119,9 @@ def rank(values: Values, *, higher_is_better: bool = True) -> Ranking:
     averages = stats.rankdata(-means if higher_is_better else means, axis=1).mean(axis=0)
     ranks = dict(sorted(zip(values, map(float, averages), strict=True), key=lambda item: item[1]))
     if len(values) < 3 or len(tasks) < MIN_TASKS:
-        few = f"{len(values)} adapter{'s' * (len(values) > 1)}" if len(values) < 3 else f"{len(tasks)} task{'s' * (len(tasks) > 1)}"
-        return Ranking(
-            ranks,
-            tasks,
-            None,
-            None,
-            f"no test of the ranks: {few} {'is' if few[:2] == '1 ' else 'are'} too few, it needs 3 adapters and {MIN_TASKS} tasks",
-        )
+        count, noun = (len(values), "adapter") if len(values) < 3 else (len(tasks), "task")
+        few = f"1 {noun} is" if count == 1 else f"{count} {noun}s are"
+        return Ranking(ranks, tasks, None, None, f"no test of the ranks: {few} too few, it needs 3 adapters and {MIN_TASKS} tasks")
     if (means == means[:, :1]).all():
         return Ranking(ranks, tasks, None, None, "no test of the ranks: the adapters are equal on every task")
     friedman = stats.friedmanchisquare(*means.T).pvalue
