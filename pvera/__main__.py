@@ -15,7 +15,7 @@ from pvera.config import register, to_runs
 from pvera.errors import UserError
 from pvera.overrides import check_command_line, close_environment, expand
 from pvera.sweeps.callback import Sweep, is_grid, is_lost_worker
-from pvera.sweeps.execute import Result, Results, attempt
+from pvera.sweeps.execute import Result, Results, execute, results_of
 from pvera.sweeps.gpus import take_gpu
 
 #: Exit code after SIGTERM or SIGUSR1: EX_TEMPFAIL, try again.
@@ -33,25 +33,27 @@ def job(cfg: DictConfig) -> list[Result]:
     # With one job after another in this process, runs of other workers can wait until the other jobs are done.
     serial = not alone and not searched and HydraConfig.get().launcher._target_.endswith("BasicLauncher")
     results: list[Result] = []
+    code = 0
     try:
         take_gpu()
-        results, error = attempt(to_runs(cfg), wait=not serial, failed_before=Sweep.latest.failed_before if serial else None)
-        if alone:
-            print(*(f"{result.line()}\n" for result in results), sep="", end="", flush=True)
-        if error:
-            raise error
+        runs = to_runs(cfg)
+        with results_of(runs) as results:
+            results += execute(runs, wait=not serial, failed_before=Sweep.latest.failed_before if serial else None)
         if searched:
             float(Results(results))  # here, where its error reaches the user: a sweeper takes that of a conversion for a failed trial
     except MISTAKES as error:
         if searched:  # a search cannot go on without the objective
             raise
         refuse(error)
-        if alone:
-            sys.exit(2)
+        code = 2
     except Exception:
         if alone or searched:
             raise
         traceback.print_exc()
+    if alone:
+        print(*(f"{result.line()}\n" for result in results), sep="", end="")
+        if code:
+            sys.exit(code)
     return Results(results)
 
 

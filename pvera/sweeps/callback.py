@@ -23,7 +23,7 @@ from pvera.command import MISTAKES, explain
 from pvera.config import Run, to_runs
 from pvera.rows import failure
 from pvera.storage import ensure_writable
-from pvera.sweeps.execute import Result, attempt, row_path
+from pvera.sweeps.execute import Result, execute, results_of, row_path
 from pvera.sweeps.jobs import checked, compose
 from pvera.sweeps.states import state
 
@@ -148,17 +148,17 @@ class Sweep(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Waits for the runs of other workers, and does those that these workers give up."""
         for job in self.claimed:
+            results: list[Result] = []
             try:
                 # Those that have failed since are told in the summary.
                 runs = [run for run in compose(config, job) if not failure.since(row_path(run), self.failed_before)]
-                results, error = attempt(runs, failed_before=self.failed_before) if runs else ([], None)
-                self._print_here(results)
-                if error:
-                    raise error
+                with results_of(runs) as results:
+                    results += execute(runs, failed_before=self.failed_before) if runs else []
             except MISTAKES as error:
                 print(f"pvera: {explain(error)}", file=sys.stderr)
             except Exception:
                 traceback.print_exc()
+            self._print_here(results)
         if not self.is_search:
             self.finish()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -95,18 +96,21 @@ def execute(runs: list[Run], *, wait: bool = True, failed_before: dict[Path, byt
     return [Result(path, path in new, "" if path.exists() else str(leases.holder_of(path) or "")) for path in paths]
 
 
-def attempt(runs: list[Run], **options: Any) -> tuple[list[Result], Exception | None]:
-    """As `execute` with these options, but gives its error, with the results of the runs that have got a row all the same.
+@contextmanager
+def results_of(runs: list[Run]) -> Iterator[list[Result]]:
+    """An empty list, for the results that `execute` gives for these runs in the block.
 
-    A run that another worker holds is among the results, since that worker goes on.
+    If it raises instead, the list gets the results of the runs that have got a row all the same, and of those that another worker holds,
+    since that worker goes on.
     """
-    left: list[Path] = []
+    left = [path for run in runs if not (path := row_path(run)).exists()]
+    results: list[Result] = []
     try:
-        left = [path for run in runs if not (path := row_path(run)).exists()]
-        return execute(runs, **options), None
-    except Exception as error:
+        yield results
+    except Exception:
         holders = {path: holder for path in left if (holder := leases.holder_of(path)) and holder.alive is not False}
-        return [Result(path, path.exists(), str(holders.get(path, ""))) for path in left if path.exists() or path in holders], error
+        results += [Result(path, path.exists(), str(holders.get(path, ""))) for path in left if path.exists() or path in holders]
+        raise
 
 
 def _check(run: Run) -> None:

@@ -96,7 +96,7 @@ def test_a_fault_in_a_run_that_another_worker_gave_up_is_a_run_without_a_row(tmp
     config = compose("config", overrides=["task=extra/digits", "backbone=test_vit", f"results={tmp_path}"], return_hydra_config=True)
     sweep, job = Sweep(), ["adapter=linear_probe"]
     sweep.runs, sweep.claimed = [(job, run) for run in callback.compose(config, job)], [job]
-    monkeypatch.setattr("pvera.sweeps.execute.execute", fault)
+    monkeypatch.setattr(callback, "execute", fault)
     with pytest.raises(SystemExit) as caught:
         sweep.on_multirun_end(config)
     said = capsys.readouterr().err
