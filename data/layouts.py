@@ -115,8 +115,9 @@ def _folders(folder: Path) -> Layout:
                 f"{found[pool]} has the class {unknown[0]}, which {found['train']} lacks: every class needs training images; "
                 f"move some there, or take {unknown[0]} away"
             )
+    labels = {name: label for label, name in enumerate(names)}
     pools = {
-        pool: [(path.relative_to(folder).as_posix(), names.index(name)) for name, paths in of_class.items() for path in paths]
+        pool: [(path.relative_to(folder).as_posix(), labels[name]) for name, paths in of_class.items() for path in paths]
         for pool, of_class in classes.items()
     }
     called = {pool: f"{path.name}/" if path != folder else "all images" for pool, path in found.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import netrc
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ class Wandb(Logger):
         finally:
             self._run.finish(exit_code=0 if row is not None else 1)
         if self._run.offline:
-            print(f"logged offline; to send it: wandb sync {self._run.settings.sync_dir}", flush=True)
+            print(f"logged offline; to send it: wandb sync {shlex.quote(self._run.settings.sync_dir)}", flush=True)
 
     def _artifact(self) -> Any:
         import wandb

@@ -182,9 +182,9 @@ class Sweep(Callback):
 
     def _sum_up(self, missing: int) -> None:
         new, took = max(0, len(self.runs) - self.done_before - missing), timedelta(seconds=round(time.monotonic() - self.start))
-        folders = sorted({run.results for _, run in self.runs})
+        folders = shlex.join(sorted({run.results for _, run in self.runs}))
         lost = f", {missing} without a row" if missing else ""
-        print(f"{new} done in {took}, {self.done_before} skipped (done before){lost}; python -m pvera.runs {' '.join(folders)}", flush=True)
+        print(f"{new} done in {took}, {self.done_before} skipped (done before){lost}; python -m pvera.runs {folders}", flush=True)
 
 
 def _missing(run: Run) -> str:

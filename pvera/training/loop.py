@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from adapters.errors import AdapterError
 from pvera.models import resources
 from pvera.models.data import Data, frozen_work_done
 from pvera.models.pack import pack
@@ -17,9 +18,15 @@ from pvera.training.packing import Packing
 
 
 def losses(learner: Learner, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """The terms of a learner's loss on a batch, as scalars by name. Training minimises their sum."""
+    """The terms of a learner's loss on a batch, as scalars by name. Training minimises their sum.
+
+    Raises AdapterError if the adapter's penalty is no number.
+    """
     penalty = learner.adapter.penalty(learner.model, learner.epochs or None)  # PVeRA's kl term: kl_weight times the KL divergence
     classify = learner.cross_entropy(logits, labels, learner.trainer.label_smoothing)
+    if not (penalty.ndim == 0 if isinstance(penalty, Tensor) else isinstance(penalty, float | int)):
+        found = f"a tensor of shape {tuple(penalty.shape)}" if isinstance(penalty, Tensor) else repr(penalty)
+        raise AdapterError(f"penalty of {learner.adapter.name} must return a number or a scalar tensor, found {found}")
     if not isinstance(penalty, Tensor):
         penalty = logits.new_full((), penalty)  # a copy of the number to a GPU would wait for the step before
     return {"cross_entropy": classify, "penalty": penalty}

@@ -9,6 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from adapters.errors import AdapterError
 from pvera.config import Protocol, Trainer
 from pvera.models import predict
 from pvera.models.data import Data
@@ -241,6 +242,20 @@ def test_same_seed_same_weights():
 
     first, second = trained(), trained()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("penalty", "found"), [(lambda: None, "None"), (lambda: torch.ones(1), r"a tensor of shape \(1,\)")], ids=["none", "a vector"]
+)
+def test_a_penalty_that_is_no_number_is_refused(penalty, found):
+    class Wrong(type(models.adapter("lora"))):
+        def penalty(self, model, epoch=None):
+            return penalty()
+
+    adapter = Wrong(**vars(models.adapter("lora")))
+    one = Learner(models.classifier(adapter), adapter, Trainer(epochs=2, batch_size=6), Protocol(), 0)
+    with pytest.raises(AdapterError, match=f"penalty of lora must return a number or a scalar tensor, found {found}"):
+        train_epoch([one], data(), lambda _: None)
 
 
 def test_the_penalty_is_given_the_epoch_from_1_by_every_kind_of_learner():
