@@ -11,9 +11,6 @@ from typing import Any
 
 from pvera.errors import UserError
 
-#: The errors of a file system that has no hard links.
-NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS)
-
 
 def ensure_writable(folder: Path, noun: str = "results folder", way_out: str = "choose another with results=DIR") -> None:
     """Raises UserError if no file can be made in a folder, or in the nearest existing one above it. Leaves nothing behind."""
@@ -42,7 +39,8 @@ def write_atomically(path: Path, data: bytes, *, keep: bool = False) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             if keep:
-                _link(temporary, path)
+                if hard_link(temporary, path) is None:
+                    temporary.replace(path)
             else:
                 temporary.replace(path)
         finally:
@@ -51,16 +49,17 @@ def write_atomically(path: Path, data: bytes, *, keep: bool = False) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _link(temporary: Path, path: Path) -> None:
-    """Gives the file its name unless another file has it; atomic on network file systems too."""
+def hard_link(file: Path, name: Path) -> bool | None:
+    """Gives a file one more name; atomic on network file systems too. False if another file has it, None if there are no hard links."""
     try:
-        path.hardlink_to(temporary)
+        name.hardlink_to(file)
     except FileExistsError:
-        return
+        return False
     except OSError as error:
-        if error.errno not in NO_LINKS:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
             raise
-        temporary.replace(path)
+        return None
+    return True
 
 
 def remove_partial(path: Path) -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pvera.errors import UserError
-from pvera.storage import NO_LINKS
+from pvera.storage import hard_link
 from pvera.sweeps import processes
 
 #: Seconds between two counts of a lease, and seconds without a change until a lease is dead. Network file systems may be a minute late.
@@ -212,22 +212,17 @@ def _latest(lease: Path) -> tuple[Path, bytes | None]:
 
 def _linked(file: Path, name: Path) -> bool:
     """Gives a file this name; False if there is one of that name. Where there are no hard links the file is renamed."""
+    if (linked := hard_link(file, name)) is not None:
+        return linked
     try:
-        name.hardlink_to(file)
+        name.touch(exist_ok=False)
     except FileExistsError:
         return False
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-        try:
-            name.touch(exist_ok=False)
-        except FileExistsError:
-            return False
-        try:
-            file.replace(name)
-        except FileNotFoundError:
-            name.unlink(missing_ok=True)
-            raise
+    try:
+        file.replace(name)
+    except FileNotFoundError:
+        name.unlink(missing_ok=True)
+        raise
     return True
 
 
