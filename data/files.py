@@ -34,6 +34,11 @@ def local(path: str | Path) -> Path:
     return expanded
 
 
+def in_full(path: str) -> str:
+    """The absolute path, so that it is found from other folders too, such as by a checkpoint; an address (gs://bucket/folder) as it is."""
+    return path if "://" in path else str(local(path).absolute())
+
+
 def cache_dir() -> Path:
     """The folder of downloads and conversions: $PVERA_CACHE, else $XDG_CACHE_HOME/pvera, else ~/.cache/pvera."""
     if own := os.environ.get("PVERA_CACHE"):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from data.errors import DataError, UnreadableImages
 from data.examples import Examples
-from data.files import digest, local
+from data.files import digest, in_full, local
 from data.kinds import OwnTask
 from data.resize import NORMALISATIONS, RULES
 from data.tasks import SPLITS, Task
@@ -96,8 +96,8 @@ class Source:
             raise DataError(f"source.test_limit must be at least 1, found {self.test_limit}")
         if self.root is not None and not self.has_root:
             raise DataError(f"source={self.name} has no root: leave it out")
-        if self.root is not None and "://" not in self.root:  # a checkpoint is opened in other folders too
-            self.root = str(local(self.root).absolute())
+        if self.root is not None:
+            self.root = in_full(self.root)
 
     def _choose(self, field: str, choices: Iterable[str]) -> None:
         if getattr(self, field) not in choices:

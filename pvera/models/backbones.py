@@ -14,7 +14,7 @@ from omegaconf import MISSING, OmegaConf
 from adapters import families
 from adapters.base import Adapter, later
 from data import resize, wheels
-from data.files import local
+from data.files import in_full, local
 from pvera.errors import UserError
 from pvera.models import weights
 from pvera.rows.digests import without_effect
@@ -58,8 +58,8 @@ class Backbone:
             raise UserError(f"backbone.sha256 must be 64 lower-case hex digits, not {self.sha256!r}")
         if self.weights == "offline" and self.sha256 is None:
             raise UserError("backbone.sha256 must be set with backbone.weights=offline: it pins the converted weights")
-        if self.checkpoint and "://" not in self.checkpoint:  # the run is opened in other folders too
-            self.checkpoint = str(local(self.checkpoint).absolute())
+        if self.checkpoint:
+            self.checkpoint = in_full(self.checkpoint)
 
     @property
     def is_random(self) -> bool:
