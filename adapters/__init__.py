@@ -1,13 +1,11 @@
 """Adapters for frozen vision transformers: the contract (base), its injection into a model, merging, and the methods (zoo)."""
 
 import importlib
-import os
 import pkgutil
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
-from adapters import zoo
+from adapters import folders, zoo
 from adapters.base import Adapter
 from adapters.errors import AdapterError
 
@@ -32,12 +30,7 @@ def methods() -> dict[str, type[Adapter]]:
     Raises AdapterError if a folder is missing, or a file cannot be imported or does not define one Adapter of its name, or two files have
     the same name, or a class sets a field without being a dataclass or without a type, which a dataclass would not hear of.
     """
-    for listed in filter(None, os.environ.get("PVERA_ADAPTERS", "").split(os.pathsep)):
-        folder = os.path.expanduser(listed)  # noqa: PTH111  (a Path raises where there is no such home)
-        if not Path(folder).is_dir():
-            raise AdapterError(f"PVERA_ADAPTERS lists {folder}, which is not a folder: correct the variable or unset it")
-        if folder not in zoo.__path__:
-            zoo.__path__.append(folder)
+    folders.add(zoo.__path__, "PVERA_ADAPTERS", AdapterError)
     classes: dict[str, type[Adapter]] = {}
     for name, place in sorted((info.name, folder) for folder in zoo.__path__ for info in pkgutil.iter_modules([folder])):
         if name in classes:

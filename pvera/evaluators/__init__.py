@@ -6,11 +6,10 @@ foreign.py     out-of-distribution images
 """
 
 import importlib
-import os
 import pkgutil
 from functools import cache
-from pathlib import Path
 
+from adapters import folders
 from pvera.errors import UserError
 from pvera.evaluators.base import Evaluator
 
@@ -25,14 +24,10 @@ def evaluators() -> dict[str, Evaluator]:
 
     Raises UserError if a folder is missing, a file cannot be imported, or two files or two evaluators have the same name.
     """
-    own = [os.path.expanduser(folder) for folder in os.environ.get("PVERA_EVALUATORS", "").split(os.pathsep) if folder]  # noqa: PTH111
+    folders.add(__path__, "PVERA_EVALUATORS", UserError)
     found: dict[str, Evaluator] = {}
     files: dict[str, str] = {}
-    for folder in dict.fromkeys([__path__[0], *own]):
-        if not Path(folder).is_dir():
-            raise UserError(f"PVERA_EVALUATORS lists {folder}, which is not a folder: correct the variable or unset it")
-        if folder not in __path__:
-            __path__.append(folder)
+    for folder in __path__:
         for name in sorted(info.name for info in pkgutil.iter_modules([folder])):
             if name in files:
                 raise UserError(f"{name}.py is both in {files[name]} and in {folder}: rename one of them")
