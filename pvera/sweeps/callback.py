@@ -102,7 +102,7 @@ class Sweep(Callback):
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prints on a terminal how the sweep stands and which runs are next."""
-        runs = [run for run in to_runs(config) if not row_path(run).exists()] if self.runs else []
+        runs = {path: run for run in to_runs(config) if not (path := row_path(run)).exists()} if self.runs else {}
         if not runs:
             return
         if sys.stderr.isatty():
@@ -111,9 +111,9 @@ class Sweep(Callback):
             counts |= {"skipped": self.done_before, "running": len(runs)}
             counts |= {"left": len(self.runs) - self.done_before - self.ended - others - lost - len(runs)}
             standing = ", ".join(f"{count} {name}" for name, count in counts.items()) + self._time_left(self.ended + others)
-            run, seeds = runs[0], ",".join(str(run.seed) for run in runs)
+            run, seeds = next(iter(runs.values())), ",".join(str(run.seed) for run in runs.values())
             print(f"{standing}: {run.adapter.label} on {run.task.name}, seed {seeds}", file=sys.stderr, flush=True)
-        self.tried += [row_path(run) for run in runs]
+        self.tried += runs
 
     def _time_left(self, done: int) -> str:
         """The time so far by the runs that are done since, whoever did them, times the number that is left; empty if either is 0."""
