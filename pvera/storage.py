@@ -76,17 +76,21 @@ def write_report(path: Path, values: dict[str, Any]) -> None:
     write_atomically(path, f"{json.dumps(values, indent=1, allow_nan=False)}\n".encode())
 
 
-def read_object(path: Path, noun: str) -> dict[str, Any] | None:
-    """The JSON object in a file, which errors call a `noun`; None if there is no such file. Raises UserError for anything else."""
+def read_object(path: Path, noun: str, way_out: str = "") -> dict[str, Any] | None:
+    """The JSON object in a file; None if there is no such file.
+
+    Raises UserError for anything else. It calls the file a `noun` and ends with the `way_out`, if one is given.
+    """
+    remedy = f"; {way_out}" if way_out else ""
     try:
         values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
         json.dumps(values, ensure_ascii=False).encode()  # text that no file can hold (half a character), or nested too deep
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not a readable {noun}: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is not a readable {noun}: {' '.join(str(error).split())}{remedy}") from error
     if not isinstance(values, dict):
-        raise UserError(f"{path} is not a {noun}: expected a JSON object, found {type(values).__name__}")
+        raise UserError(f"{path} is not a {noun}: expected a JSON object, found {type(values).__name__}{remedy}")
     return values
 
 

@@ -1,6 +1,5 @@
 """The reports of evaluators below a folder: tables over all runs, and charts of each."""
 
-import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ from pvera.evaluators import evaluators
 from pvera.evaluators.base import Evaluator, Grid, Report, about
 from pvera.plots.charts import Panel
 from pvera.rows import store
+from pvera.storage import read_object
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,7 @@ def evaluations(folder: Path) -> tuple[list[Evaluation], list[str]]:
 
 
 def _read(path: Path, evaluator: Evaluator) -> Report:
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not a readable report: {' '.join(str(error).split())}; delete it or make it again") from error
+    report = read_object(path, "report", "delete it or make it again") or {}
     try:
         _run(evaluator, report)
         evaluator.tables([report])

@@ -65,11 +65,8 @@ def check(run: Run) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     """The row at a path. Raises UserError if it is damaged or no row of a segmentation."""
-    try:
-        row = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not a readable row: {' '.join(str(error).split())}; delete it and run again") from error
+    row = storage.read_object(path, "row", "delete it and run again") or {}
     shown = {"adapter", "data", "seed", "test_miou", "test_iou", "seconds"}
-    if not isinstance(row, dict) or not shown <= row.keys():
+    if not shown <= row.keys():
         raise UserError(f"{path} is no row of a segmentation, which has {', '.join(sorted(shown))}: delete it and run again")
     return row

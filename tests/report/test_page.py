@@ -195,7 +195,7 @@ def arrays(probabilities, labels) -> bytes:
         ("seed=1.json", "", "seed=1.json is not a readable JSON row"),
         ("seed=1.json", json.dumps(vars(demo_rows()[0]))[:-9], "seed=1.json is not a readable JSON row"),
         ("uncertainty-x.json", "{", "uncertainty-x.json is not a readable report"),
-        ("uncertainty-x.json", "[]", "uncertainty-x.json is not a whole report of uncertainty (TypeError"),
+        ("uncertainty-x.json", "[]", "uncertainty-x.json is not a report: expected a JSON object, found list; delete it or make it again"),
         ("uncertainty-x.json", json.dumps(uncertainty_report(mean={})), "uncertainty-x.json is not a whole report of uncertainty"),
         ("ood-x.json", json.dumps(ood_report(scores={"energy": {}})), "ood-x.json is not a whole report of ood"),
         ("ood-x.json", "[" * 10**5, "ood-x.json is not a readable report"),
