@@ -4,8 +4,9 @@ import pytest
 
 from pvera.plan import main
 from pvera.sweeps import forecast
+from tests.helpers.tiny import DIGITS
 
-TINY = ["task=extra/digits", "backbone=test_vit", "image_size=32", "trainer.epochs=2", "source.test_limit=50"]
+TINY = [*DIGITS, "trainer.epochs=2"]
 
 
 def test_the_forecast_is_printed(tmp_path, monkeypatch, capsys):

@@ -8,16 +8,9 @@ from PIL import Image
 
 from pvera.config import register, to_runs
 from pvera.sweeps.execute import execute
+from tests.helpers.tiny import DIGITS
 
-TINY = [
-    "task=extra/digits",
-    "backbone=test_vit",
-    "trainer.epochs=1",
-    "trainer.batch_size=200",
-    "image_size=32",
-    "source.test_limit=60",
-    "protocol.retrain=false",
-]
+TINY = [*DIGITS, "source.test_limit=60", "trainer.epochs=1", "trainer.batch_size=200", "protocol.retrain=false"]
 
 
 @pytest.fixture(scope="session")

@@ -11,35 +11,26 @@ import numpy as np
 import pytest
 import timm
 import torch
-from hydra import compose, initialize_config_module
+from hydra import initialize_config_module
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import Dinov2Model
 
 from pvera import evaluate, export
-from pvera.config import register, to_runs
+from pvera.config import register
 from pvera.rows import store
 from pvera.sweeps.execute import execute, row_path
 from tests.helpers.dinov2 import as_dinov2
+from tests.helpers.tiny import DIGITS, tiny_run
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs" / "exchange.md").read_text()
-TINY = [
-    "task=extra/digits",
-    "backbone=test_vit",
-    "trainer=smoke",
-    "trainer.epochs=1",
-    "trainer.batch_size=200",
-    "image_size=32",
-    "source.test_limit=50",
-]
-DATA = ["task=extra/digits", "backbone=test_vit", "image_size=32", "source.test_limit=50"]
 
 
 def make(*overrides: str):
     register()
     with initialize_config_module("configs", version_base="1.3"):
-        return to_runs(compose("config", overrides=[*TINY, "protocol.retrain=false", *overrides]))[0]
+        return tiny_run("protocol.retrain=false", *overrides)
 
 
 def probabilities(row: Path) -> torch.Tensor:
@@ -107,7 +98,7 @@ def test_out_to_peft_and_tested_again(trained, tmp_path, capsys):
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
     capsys.readouterr()
-    assert evaluate.main([str(tmp_path / "row"), *DATA]) == 0
+    assert evaluate.main([str(tmp_path / "row"), *DIGITS]) == 0
     shown = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines())
     assert float(shown["test_acc"]) == pytest.approx(row.test["acc"], abs=1e-6)
     assert float(shown["test_nll"]) == pytest.approx(row.test["nll"], abs=1e-5)
@@ -180,6 +171,6 @@ def test_what_cannot_be_tested(trained, tmp_path, capsys):
     weights = tmp_path / "peft" / "adapter_model.safetensors"
     trained_on = load_file(weights)
     save_file({name: tensor[:-1].clone() if "head" in name else tensor for name, tensor in trained_on.items()}, weights)
-    assert "of another task: the classifier's" in refused(capsys, tmp_path / "peft", *DATA, main=evaluate.main)
+    assert "of another task: the classifier's" in refused(capsys, tmp_path / "peft", *DIGITS, main=evaluate.main)
     save_file({name: tensor for name, tensor in trained_on.items() if "head" not in name}, weights)
-    assert "has no classifier, so it cannot be tested" in refused(capsys, tmp_path / "peft", *DATA, main=evaluate.main)
+    assert "has no classifier, so it cannot be tested" in refused(capsys, tmp_path / "peft", *DIGITS, main=evaluate.main)

@@ -5,9 +5,10 @@ from pvera.sweeps.execute import row_path
 from pvera.sweeps.forecast import Part, describe, epochs_so_far, estimate
 from pvera.training.cost import Costs
 from tests.helpers.rows import make_row
+from tests.helpers.tiny import DIGITS
 
 SIZES = {"train800": 800, "val200": 200, "train1000": 1000, "test": 50}
-TINY = ["task=extra/digits", "backbone=test_vit", "image_size=32", "trainer.epochs=2", "source.test_limit=50"]
+TINY = [*DIGITS, "trainer.epochs=2"]
 
 
 def costs(**changes) -> Costs:

@@ -20,8 +20,9 @@ from pvera.errors import UserError
 from pvera.rows import store
 from pvera.sweeps import callback, gpus
 from tests.helpers.command import run as run_command
+from tests.helpers.tiny import DIGITS
 
-TINY = ["backbone=test_vit", "task=extra/digits", "image_size=32", "trainer=smoke", "trainer.epochs=1", "device=cpu", "precision=fp32"]
+TINY = [*DIGITS, "trainer=smoke", "trainer.epochs=1", "device=cpu", "precision=fp32"]
 TIMES = ("seconds", "peak_memory", "finished", "device")  # the last names the number of threads
 
 

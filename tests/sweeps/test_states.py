@@ -15,8 +15,9 @@ from pvera.sweeps.execute import execute, row_path
 from pvera.training import loop, progress
 from pvera.training.run import failure_of
 from tests.helpers.rows import make_row
+from tests.helpers.tiny import DIGITS
 
-TINY = ["task=extra/digits", "backbone=test_vit", "image_size=32", "trainer.epochs=3", "trainer.batch_size=400", "source.test_limit=50"]
+TINY = [*DIGITS, "trainer.epochs=3", "trainer.batch_size=400"]
 pytestmark = pytest.mark.usefixtures("hydra")
 
 

@@ -2,8 +2,9 @@
 
 from pvera.sweeps import jobs
 from pvera.training.cost import measure
+from tests.helpers.tiny import DIGITS
 
-TINY = ["task=extra/digits", "backbone=test_vit", "image_size=32", "trainer.epochs=2", "source.test_limit=50"]
+TINY = [*DIGITS, "trainer.epochs=2"]
 
 
 def test_the_costs_are_measured_without_training_or_writing(tmp_path):

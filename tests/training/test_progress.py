@@ -18,8 +18,9 @@ from pvera.sweeps.execute import execute, row_path
 from pvera.training import loop, progress, train
 from pvera.training.run import failure_of
 from tests.helpers.command import Command
+from tests.helpers.tiny import DIGITS
 
-TINY = ["task=extra/digits", "backbone=test_vit", "trainer.batch_size=200", "trainer.epochs=3", "image_size=32", "source.test_limit=50"]
+TINY = [*DIGITS, "trainer.epochs=3", "trainer.batch_size=200"]
 # The last block only, so that the others are passed once.
 GRID = ["adapter=pvera", "adapter.layers=[5]", "adapter.rank=8", "adapter.grid=[{lr:1e-2},{lr:1e-3}]"]
 RECIPE = ["trainer.warmup_epochs=1", "trainer.drop_path=0.4", "trainer.label_smoothing=0.1"]
