@@ -16,6 +16,9 @@ from pvera.models.pack import pack
 from pvera.training.learner import Learner, keep_best
 from pvera.training.packing import Packing
 
+#: What every epoch logs. What an adapter monitors has other names.
+LOGGED = frozenset({"epoch", "point", "cross_entropy", "penalty", "lr", "rate", "memory", "val_loss", "val_acc"})
+
 
 def losses(learner: Learner, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """The terms of a learner's loss on a batch, as scalars by name. Training minimises their sum.
@@ -30,6 +33,14 @@ def losses(learner: Learner, logits: Tensor, labels: Tensor) -> dict[str, Tensor
     if not isinstance(penalty, Tensor):
         penalty = logits.new_full((), penalty)  # a copy of the number to a GPU would wait for the step before
     return {"cross_entropy": classify, "penalty": penalty}
+
+
+def monitored(learner: Learner) -> dict[str, float]:
+    """What the learner's adapter monitors. Raises AdapterError if one of the names is the training loop's own."""
+    values = learner.adapter.monitor(learner.model)
+    if taken := sorted(LOGGED & values.keys()):
+        raise AdapterError(f"monitor of {learner.adapter.name} returns {taken[0]}, which every epoch logs already: choose another name")
+    return values
 
 
 def train_epoch(learners: list[Learner], data: Data, progress: Callable[[int], object]) -> list[dict[str, float]]:
@@ -61,7 +72,7 @@ def train_epoch(learners: list[Learner], data: Data, progress: Callable[[int], o
         learner.steps, broken = len(by_step), ~by_step.isfinite().all(1)
         if broken.any():
             learner.fail("training loss", means, 1 + int(broken.int().argmax()))
-        values.append(means | learner.adapter.monitor(learner.model))
+        values.append(means | monitored(learner))
     return values
 
 

@@ -14,7 +14,7 @@ from pvera.config import Protocol, Trainer
 from pvera.models import predict
 from pvera.models.data import Data
 from pvera.training.learner import Learner, cross_entropy
-from pvera.training.loop import fit, train_epoch
+from pvera.training.loop import LOGGED, fit, train_epoch
 from pvera.training.segmentation import SegmentationLearner
 from tests.helpers import models
 from tests.helpers.command import run as run_command
@@ -255,6 +255,21 @@ def test_a_penalty_that_is_no_number_is_refused(penalty, found):
     adapter = Wrong(**vars(models.adapter("lora")))
     one = Learner(models.classifier(adapter), adapter, Trainer(epochs=2, batch_size=6), Protocol(), 0)
     with pytest.raises(AdapterError, match=f"penalty of lora must return a number or a scalar tensor, found {found}"):
+        train_epoch([one], data(), lambda _: None)
+
+
+def test_a_monitored_name_that_every_epoch_logs_is_refused():
+    class Wrong(type(models.adapter("lora"))):
+        def monitor(self, model):
+            return {"norm": 1.0, "lr": 2.0}
+
+    adapter, logged = models.adapter("lora"), []
+    one = Learner(models.classifier(adapter), adapter, Trainer(epochs=1, batch_size=6), Protocol(), 0)
+    fit([[one]], data(), data(), report=lambda _, values: logged.extend(values))
+    assert set(logged) | {"point"} == LOGGED  # the csv names the point
+    adapter = Wrong(**vars(adapter))
+    one = Learner(models.classifier(adapter), adapter, Trainer(epochs=1, batch_size=6), Protocol(), 0)
+    with pytest.raises(AdapterError, match="monitor of lora returns lr, which every epoch logs already: choose another name"):
         train_epoch([one], data(), lambda _: None)
 
 
