@@ -85,7 +85,7 @@ def varied(rows: list[Row]) -> list[str]:
     """The names of the settings that differ between rows, except the seed and those that a task decides.
 
     The images count where nothing else tells two runs of one seed apart. A setting that a row lacks counts as null there. Between
-    different adapters, only settings count that differ within an adapter. Raises UserError if none differs.
+    different adapters, only settings count that differ within an adapter. Empty if none differs.
     """
     settings_of = [settings(row) for row in rows]
     names = list(dict.fromkeys(name for values in settings_of for name in values))
@@ -102,10 +102,6 @@ def varied(rows: list[Row]) -> list[str]:
     runs = {(row.seed, json.dumps([values.get(name) for name in found])) for row, values in zip(rows, settings_of, strict=True)}
     if IMAGES in apart and len(runs) < len({row.digest for row in rows}):
         found.append(IMAGES)
-    if not found:
-        raise UserError(
-            f"{len(rows)} rows of {rows[0].task} differ in nothing but the seed: an ablation needs runs of at least two values of a setting"
-        )
     return found
 
 
@@ -162,25 +158,34 @@ def _of_report(file: Path, score: str) -> dict[str, float]:
 
 
 def ablations(files: dict[Path, Row], score: str) -> tuple[list[Ablation], list[str]]:
-    """The ablation of each task and group of rows, and the errors of files next to the rows that cannot be read.
+    """The ablation of each task and group of rows, and a message for each thing that is left out.
 
-    `score` names the score of OOD reports that is shown.
+    Left out are files next to the rows that cannot be read, and groups whose rows differ in nothing but the seed. Raises UserError if
+    there is no other group. `score` names the score of OOD reports that is shown.
     """
     beside, errors = {}, []
     for path, row in files.items():
         results, losses, unread = results_of_files(path, row, score)
         beside[id(row)] = results, losses
         errors += unread
-    return [
-        Ablation(group, _settings(group.rows, beside))
-        for task in sorted({row.task for row in files.values()})
-        for group in group_rows(row for row in files.values() if row.task == task)
-    ], errors
+    shown, alike = [], []
+    for task in sorted({row.task for row in files.values()}):
+        for group in group_rows(row for row in files.values() if row.task == task):
+            if names := varied(group.rows):
+                shown.append(Ablation(group, _settings(group.rows, names, beside)))
+            else:
+                alike.append(f"{len(group.rows)} rows of {task} differ in nothing but the seed")
+    if alike and not shown:
+        raise UserError(f"{'; '.join(alike)}: an ablation needs runs of at least two values of a setting")
+    return shown, errors + [f"{said}, so they are left out" for said in alike]
 
 
-def _settings(rows: list[Row], beside: dict[int, tuple[dict[str, float], list[float]]]) -> list[Setting]:
-    """The settings of the rows of one group and task, in the order of their values. `beside` has the results of files by the row's id."""
-    names, by_values = varied(rows), defaultdict(list)
+def _settings(rows: list[Row], names: list[str], beside: dict[int, tuple[dict[str, float], list[float]]]) -> list[Setting]:
+    """The settings of the rows of one group and task, in the order of the values of `names`.
+
+    `beside` has the results of files by the row's id.
+    """
+    by_values = defaultdict(list)
     for row in {row.digest: row for row in rows}.values():  # a copy of a row is no other run
         values = settings(row)
         by_values[json.dumps([values.get(name) for name in names])].append(row)

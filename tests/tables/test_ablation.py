@@ -194,6 +194,16 @@ def test_what_cannot_be_shown_is_one_line(tmp_path, capsys, made, message):
     assert message in said and said.count("\n") == 1
 
 
+def test_a_task_whose_rows_differ_in_nothing_but_the_seed_is_named_and_left_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(paper, "save", lambda panel, target: None)  # which takes a second
+    for settings in ({"rank": 4}, {"rank": 8}, {"task": "eurosat", "seed": 0}, {"task": "eurosat", "seed": 1}):
+        keep(tmp_path, **settings)
+    assert ablation.main([str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1 and "2 rows of eurosat differ in nothing but the seed, so they are left out" in err
+    assert "| 4 " in out and "on dsprites_loc" in out and "eurosat" not in out
+
+
 def test_a_score_that_no_report_can_have_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         ablation.main([str(tmp_path), "--score", "norm of my"])
