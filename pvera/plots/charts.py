@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+#: The most characters of a tick or of a line in the legend. Longer ones leave no room for the chart.
+LONGEST = 42
+
 
 @dataclass(frozen=True)
 class Series:

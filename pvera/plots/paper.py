@@ -6,14 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvera.plots import style
-from pvera.plots.charts import BoxPlot, Chart, HeatMap, Panel, Series
+from pvera.plots.charts import LONGEST, BoxPlot, Chart, HeatMap, Panel, Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-#: The most characters of a tick or of a line in the legend. Longer ones leave no room for the chart.
-LONGEST = 42
 
 
 def save(panel: Panel, stem: Path, title: str = "") -> list[Path]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pvera.plots.charts import Chart, Panel, Series
+from pvera.plots.charts import LONGEST, Chart, Panel, Series
 from pvera.tables.ablation import EPOCH_VALUES, Ablation
 from pvera.tables.render import Cell
 
@@ -36,13 +36,16 @@ def panel(ablation: Ablation, score: str) -> Panel:
     labels = ablation.labels
     kinds = {"accuracy (%)": [label for label in labels if "accuracy" in label]} | {label: [label] for label in EPOCH_VALUES}
     kinds[f"AUROC of {score}"] = [label for label in labels if label.startswith("AUROC")]
-    names, x = [setting.label() for setting in ablation.settings], ", ".join(ablation.names)
+    varied = x = ", ".join(ablation.names)
+    names = [setting.label() for setting in ablation.settings]
+    if max(map(len, names)) > LONGEST:
+        names, x = [str(number) for number in range(1, len(names) + 1)], "line of the table"
     values = [next(iter(setting.values.values())) if len(ablation.names) == 1 else setting.label() for setting in ablation.settings]
     charts = []
     for title, shown in kinds.items():
         lines = {label: [setting.results.get(label, []) for setting in ablation.settings] for label in shown if label in labels}
         if lines:
-            alt = f"Lines of {title} over {len(names)} values of {x}: {', '.join(lines)}."
+            alt = f"Lines of {title} over {len(names)} values of {varied}: {', '.join(lines)}."
             charts.append(by_setting(title, x, title, values, lines, names, alt))
     curves = [
         Series(name, [float(epoch) for epoch in range(1, len(losses) + 1)], losses, number, legend=not seed)
@@ -51,5 +54,6 @@ def panel(ablation: Ablation, score: str) -> Panel:
     ]  # fmt: skip
     if curves:
         title = "validation loss (nats)"
-        charts.append(Chart(title, "epoch", title, curves, f"Lines over epochs of the validation loss for {len(names)} values of {x}."))
-    return Panel(f"ablation-{ablation.task}", f"{x} on {ablation.task}", charts)
+        alt = f"Lines over epochs of the validation loss for {len(names)} values of {varied}."
+        charts.append(Chart(title, "epoch", title, curves, alt))
+    return Panel(f"ablation-{ablation.task}", f"{varied} on {ablation.task}", charts)

@@ -16,6 +16,7 @@ from pvera.config import Protocol
 from pvera.plots import paper
 from pvera.rows import digests, store
 from pvera.tables import ablation as library
+from pvera.tables.ablation_charts import panel
 from tests.helpers.rows import keep as keep_rows
 from tests.helpers.rows import run
 
@@ -150,6 +151,17 @@ def test_a_bar_in_a_value_makes_no_column(tmp_path, capsys):
     head, _, *lines = capsys.readouterr().out.split("\n\n")[0].splitlines()
     assert [line.split(" | ")[0].strip("| ") for line in lines] == [r"fc1\|fc2", r"q\|v"]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in (head, *lines)} == {head.count("|")}
+
+
+def test_settings_too_long_for_a_figure_are_named_by_their_line_of_the_table(tmp_path):
+    for rates in ((1e-4, 3e-4, 1e-3), (1e-3, 3e-3, 1e-2)):
+        keep(tmp_path, grid=[{"rank": rank, "lr": lr} for rank, lr in zip((4, 8, 16), rates, strict=True)])
+    [made], _ = library.ablations(store.scan(tmp_path)[0], "energy")
+    [chart, *_] = panel(made, "energy").charts
+    assert list(chart.ticks.values()) == ["1", "2"] and chart.x == "line of the table"
+    assert [setting.label() for setting in made.settings] == [
+        "rank=4,lr=0.0001 rank=8,lr=0.0003 rank=16,lr=0.001", "rank=4,lr=0.001 rank=8,lr=0.003 rank=16,lr=0.01"
+    ]  # fmt: skip
 
 
 def test_tasks_and_kinds_of_runs_have_tables_and_plots_of_their_own(tmp_path):
