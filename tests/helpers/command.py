@@ -15,7 +15,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 _context = multiprocessing.get_context("forkserver")
@@ -64,6 +65,15 @@ class Command:
 
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
+
+    def wait_until(self, seen: Callable[[], object], timeout: float = 300) -> None:
+        """Waits until `seen()` is true. Kills the command and raises AssertionError if it has ended before, or takes longer."""
+        deadline = time.monotonic() + timeout
+        while not seen():
+            if self.poll() is not None or time.monotonic() > deadline:
+                self._process.kill()
+                raise AssertionError(f"exit code {self.poll()} before it was seen: {self.stdout}{self.stderr}")
+            time.sleep(0.01)
 
     def wait(self, timeout: float = 300) -> subprocess.CompletedProcess:
         """Waits for its end. Kills it and raises subprocess.TimeoutExpired if it takes longer than `timeout` seconds."""

@@ -12,16 +12,16 @@ from pvera.command import MISTAKES, explain
 from pvera.config import to_runs
 from pvera.sweeps.execute import _check, _warn, execute
 from tests.helpers.command import run as run_command
-from tests.helpers.tiny import TINY
+from tests.helpers.tiny import TINY, tiny_run
 
 pytestmark = pytest.mark.usefixtures("hydra")
 
 
 def test_a_grid_of_rates_that_a_linear_probe_does_not_use_is_told(tmp_path, capsys):
-    words = [*TINY, "adapter=linear_probe", "adapter.search.lr=[1e-3,1e-2]", f"results={tmp_path}"]
+    words = ["adapter=linear_probe", "adapter.search.lr=[1e-3,1e-2]", f"results={tmp_path}"]
     for given, told in (([], True), (["trainer.head_lr=null"], False)):
         _warn.cache_clear()
-        _check(to_runs(compose("config", overrides=[*words, *given]))[0])
+        _check(tiny_run(*words, *given))
         assert ("adapter.lr give the same run, since linear_probe trains the head alone" in capsys.readouterr().err) is told
 
 
@@ -97,17 +97,17 @@ print("torch" in sys.modules)
 
 
 def test_a_search_that_a_default_hides_is_told_once(tmp_path, capsys):
-    words = [*TINY, "adapter=lora", "adapter.rank=2", "+adapter.search.lr=[1e-3,1e-2]", "protocol.retrain=false", f"results={tmp_path}"]
+    words = ["adapter=lora", "adapter.rank=2", "+adapter.search.lr=[1e-3,1e-2]", "protocol.retrain=false", f"results={tmp_path}"]
     for seed in (0, 1):
-        execute(to_runs(compose("config", overrides=[*words, f"seed={seed}"])))
+        execute([tiny_run(*words, f"seed={seed}")])
     said = "pvera: warning: adapter.search.lr is not tried, since adapter.lr is 0.0001: add adapter.lr=null\n"
     assert capsys.readouterr().err.count(said) == 1
 
 
 def test_a_grid_that_a_default_hides_is_told_but_not_one_that_a_value_set_by_hand_hides(tmp_path, capsys):
-    words = [*TINY, "adapter=ia3", "adapter.grid=[{lr:1e-2},{lr:1e-3}]", f"results={tmp_path}"]
+    words = ["adapter=ia3", "adapter.grid=[{lr:1e-2},{lr:1e-3}]", f"results={tmp_path}"]
     said = "pvera: warning: the values of lr in adapter.grid are not tried, since adapter.lr is 0.0001: add adapter.lr=null\n"
     for given, expected in (([], said), (["adapter.lr=null"], ""), (["adapter.lr=3e-3"], "")):
         _warn.cache_clear()
-        _check(to_runs(compose("config", overrides=[*words, *given]))[0])
+        _check(tiny_run(*words, *given))
         assert capsys.readouterr().err == expected

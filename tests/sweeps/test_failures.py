@@ -1,7 +1,6 @@
 """Sweeps in which a run is killed or fails."""
 
 import signal
-import time
 
 import pytest
 
@@ -22,9 +21,7 @@ def test_a_killed_and_repeated_sweep_gives_the_same_table(tmp_path):
     assert (whole.returncode, whole.stderr) == (0, "")  # no terminal: neither bars nor how it stands
     assert "2 runs: 0 done before, 2 to do" in whole.stdout
     killed = Command(*words, f"results={tmp_path / 'killed'}")
-    while "[1/2]" not in killed.stdout:
-        assert killed.poll() is None
-        time.sleep(0.01)
+    killed.wait_until(lambda: "[1/2]" in killed.stdout)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     again = run_command(*words, f"results={tmp_path / 'killed'}")
@@ -90,9 +87,7 @@ def test_a_sweep_waits_for_the_seed_of_another_worker_though_one_of_its_pack_fai
     other = row_path(tiny_run("adapter=linear_probe", "seed=1", "protocol.retrain=false", f"results={tmp_path}"))
     with leases.hold([other]):
         sweep = Command("-m", *words, code=FIRST_SEED_FAILS)
-        while "waiting for" not in sweep.stderr:
-            assert sweep.poll() is None
-            time.sleep(0.01)
+        sweep.wait_until(lambda: "waiting for" in sweep.stderr)
     done = sweep.wait()
     assert done.returncode == 1 and done.stderr.count("the first seed has failed") == 2  # at once, and in the summary
     assert "1 of 2 runs failed" in done.stderr and "another worker" not in done.stderr

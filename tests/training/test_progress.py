@@ -397,8 +397,7 @@ def test_a_success_removes_the_failure(tmp_path):
 def test_a_signal_keeps_the_last_epoch_and_says_so_by_the_exit_code(tmp_path, number, code):
     words = [*TINY, "adapter=linear_probe", "trainer.epochs=100000", "trainer.patience=100000", f"results={tmp_path}"]
     started = Command(*words)
-    while not list(tmp_path.rglob("*.resume-?")):
-        assert started.poll() is None
+    started.wait_until(lambda: list(tmp_path.rglob("*.resume-?")))
     started.send_signal(number)
     done = started.wait(60)
     said = done.stderr
